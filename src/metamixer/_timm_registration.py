@@ -1,0 +1,55 @@
+"""Register the backbones with timm as soon as both packages are there, without importing timm for it.
+
+``import timm`` takes seconds. If it has been imported already, the backbones are registered at once; otherwise a
+hook on the import of ``timm.models`` registers them when timm is imported, by whomever.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_HOOKED = "timm.models"
+
+
+class _RegisterAfter(Loader):
+    """Runs the module's own loader, then registers the backbones."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The module keeps the loader it would have had.
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        self.loader.exec_module(module)
+        import_module("metamixer.backbones")
+
+
+class _TimmFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _HOOKED:
+            return None
+        sys.meta_path.remove(self)  # once
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisterAfter(spec.loader)
+        return spec
+
+
+def register_with_timm() -> None:
+    """Register now if timm is loaded, else when it is."""
+    if _HOOKED in sys.modules:
+        import_module("metamixer.backbones")
+    elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TimmFinder())

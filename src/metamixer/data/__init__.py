@@ -1,0 +1,1 @@
+"""Reading pictures and folders of pictures."""

@@ -1,0 +1,79 @@
+"""The MetaMixer framework (arXiv 2406.02021, section 3): a token mixer in four steps with free sub-operations.
+
+====================  ==========================================================================================
+slot                  what it does
+====================  ==========================================================================================
+``query``             projects the input
+``key``               a function of the input, F_K(X); None where the key is a weight held by ``interact``
+``interact``          query–key interaction: ``interact(q, k)``, or ``interact(q)`` where ``key`` is None
+``activate``          turns the interaction into coefficients
+``value``             a function of the input, F_V(X); None where the value is a weight held by ``aggregate``
+``aggregate``         coefficient–value interaction: ``aggregate(c, v)``, or ``aggregate(c)`` where ``value`` is None
+``project``           output projection
+====================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+Slot = Callable[..., Any]
+SLOTS = ("query", "key", "interact", "activate", "value", "aggregate", "project")
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+class MetaMixer(nn.Module):
+    """Query, key, value and their two interactions composed into a token mixer.
+
+    Fill the slots by passing modules or functions, or by defining methods of those names in a subclass. Slots left
+    open are the identity, except ``key`` and ``value``, which stay None: a learned weight inside ``interact`` or
+    ``aggregate``. Every mixer maps ``B × C × H × W`` to the same shape, for any H and W.
+
+    A subclass whose formula is clearer or faster in a straight line may override :meth:`forward`;
+    :meth:`compose` keeps the four steps, and a test holds the two together.
+
+    Raises:
+        TypeError: if a slot is both passed and defined as a method.
+    """
+
+    key: Slot | None
+    value: Slot | None
+
+    def __init__(
+        self,
+        *,
+        query: Slot | None = None,
+        key: Slot | None = None,
+        interact: Slot | None = None,
+        activate: Slot | None = None,
+        value: Slot | None = None,
+        aggregate: Slot | None = None,
+        project: Slot | None = None,
+    ) -> None:
+        super().__init__()
+        given = (query, key, interact, activate, value, aggregate, project)
+        for name, slot in zip(SLOTS, given, strict=True):
+            if callable(getattr(type(self), name, None)):
+                if slot is not None:
+                    raise TypeError(f"{type(self).__name__} defines {name!r} as a method and was given another one")
+            elif slot is not None or name in ("key", "value"):
+                setattr(self, name, slot)
+            else:
+                setattr(self, name, _same)
+
+    def compose(self, x: Tensor) -> Tensor:
+        """The four steps, slot by slot: ``B × C × H × W`` to the same shape."""
+        query = self.query(x)
+        key = () if self.key is None else (self.key(x),)
+        coefficients = self.activate(self.interact(query, *key))
+        value = () if self.value is None else (self.value(x),)
+        return self.project(self.aggregate(coefficients, *value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compose(x)

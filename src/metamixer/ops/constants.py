@@ -1,0 +1,89 @@
+"""Constant matrices of the transforms, built in float64 and kept per size, dtype and device.
+
+With a concrete size the matrix is a constant of the graph (so runtimes can fold and pre-pack it); with a symbolic
+size (``torch.export`` with dynamic shapes) it is computed in the graph from the size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_cache: dict[tuple[Any, ...], Tensor] = {}
+
+
+def constant(build: Callable[..., Tensor], *sizes: int, like: Tensor) -> Tensor:
+    """``build(*sizes, device)`` in float64, converted to the dtype and device of ``like``, and kept.
+
+    A matrix that an earlier eager call has left here enters a traced graph as a constant, one that is missing is
+    built inside the graph: so run a model once before exporting it with fixed sizes.
+    """
+    if not all(isinstance(n, int) for n in sizes):
+        return build(*sizes, like.device).to(like.dtype)
+    key = (build.__name__, *sizes, like.dtype, like.device)
+    kept = _cache.get(key)
+    if kept is not None:
+        return kept
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return build(*sizes, like.device).to(like.dtype)
+    with torch.inference_mode(False), torch.no_grad():
+        _cache[key] = build(*sizes, torch.device("cpu")).to(like.dtype).to(like.device)
+    return _cache[key]
+
+
+def _angles(rows: Tensor, columns: Tensor, period: int) -> Tensor:
+    # The product is reduced modulo the period while still an integer, so large maps keep full precision.
+    return torch.remainder(rows[:, None] * columns[None, :], period).to(torch.float64) * (2 * math.pi / period)
+
+
+def dft_over_width(width: int, device: torch.device) -> Tensor:
+    """``W × 2·Wf``: a real row times this gives its half spectrum, real parts first, then imaginary parts."""
+    half = width // 2 + 1
+    angles = _angles(torch.arange(width, device=device), torch.arange(half, device=device), width)
+    return torch.cat([angles.cos(), -angles.sin()], dim=1) / torch.sym_sqrt(width)
+
+
+def inverse_dft_over_width(width: int, device: torch.device) -> Tensor:
+    """``2·Wf × W``: a half spectrum times this gives the real row.
+
+    Every column but the first (and, for even widths, the last) stands for two conjugate ones. The imaginary parts
+    of those two do not count, as in ``torch.fft.irfft``: their sines are zero.
+    """
+    half = width // 2 + 1
+    columns = torch.arange(half, device=device)
+    angles = _angles(columns, torch.arange(width, device=device), width)
+    alone = (columns == 0) | (columns * 2 == width)
+    weight = torch.where(alone, 1.0, 2.0).to(torch.float64)[:, None] / torch.sym_sqrt(width)
+    return torch.cat([angles.cos() * weight, -angles.sin() * weight], dim=0)
+
+
+def dft_over_height(height: int, device: torch.device) -> Tensor:
+    """``2·H × 2·H``: complex transform of columns; input rows ordered (row, part), output rows (part, row)."""
+    return _complex_over_height(height, device, sign=-1.0).permute(1, 0, 2, 3).reshape(2 * height, 2 * height)
+
+
+def inverse_dft_over_height(height: int, device: torch.device) -> Tensor:
+    """``2·H × 2·H``: inverse complex transform of columns; input rows (part, row), output rows (row, part)."""
+    return _complex_over_height(height, device, sign=1.0).permute(0, 1, 3, 2).reshape(2 * height, 2 * height)
+
+
+def _complex_over_height(height: int, device: torch.device, sign: float) -> Tensor:
+    """``H_out × 2_out × H_in × 2_in``: multiplication by exp(sign·i·angle) as real 2 × 2 blocks."""
+    index = torch.arange(height, device=device)
+    angles = _angles(index, index, height)
+    cos, sin = angles.cos(), sign * angles.sin()
+    real = torch.stack([cos, -sin], dim=-1)
+    imaginary = torch.stack([sin, cos], dim=-1)
+    return torch.stack([real, imaginary], dim=1) / torch.sym_sqrt(height)
+
+
+def dct_matrix(size: int, device: torch.device) -> Tensor:
+    """``n × n`` orthonormal DCT-II: row k holds ``c_k cos(pi k (2 i + 1) / 2n)``. Its transpose is the inverse."""
+    index = torch.arange(size, device=device)
+    angles = _angles(index, 2 * index + 1, 4 * size)
+    scale = torch.where(index == 0, 1.0, 2.0).to(torch.float64).sqrt()[:, None] / torch.sym_sqrt(size)
+    return angles.cos() * scale

@@ -1,0 +1,26 @@
+"""Transforms run in float32 whatever autocast says: half-precision sums over a whole map lose the high frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run ``function(x, ...)`` outside autocast with ``x`` in float32 at least (float64 stays float64)."""
+
+    @wraps(function)
+    def wrapper(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        # Entered only where needed: an autocast region would show up as an extra node in exported graphs.
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return function(x, *args, **kwargs)
+        return function(x, *args, **kwargs)
+
+    return wrapper

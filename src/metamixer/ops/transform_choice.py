@@ -1,0 +1,42 @@
+"""Matrix product or FFT: the one place where that is decided.
+
+Both give the same result up to rounding. A product with a small constant matrix is faster on small maps
+and is the only form that an exported graph may hold (no complex tensor); an FFT wins on large maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+Choice = Literal["auto", "matmul", "fft"]
+
+# Crossover of height + width, from benchmarks/transforms.md. A product costs H+W multiplications a pixel, an FFT
+# about log(H*W) of slower ones; GPUs have matrix units and cross over later.
+_CROSSOVER = {"cpu": 128, "cuda": 256}
+_forced: Choice = "auto"
+
+
+@contextmanager
+def use_transform(choice: Choice) -> Iterator[None]:
+    """Force ``"matmul"`` or ``"fft"`` inside a ``with`` block (for tests and benchmarks); ``"auto"`` restores the rule."""
+    global _forced
+    if choice not in ("auto", "matmul", "fft"):
+        raise ValueError(f"transform must be 'auto', 'matmul' or 'fft', not {choice!r}")
+    previous, _forced = _forced, choice
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def prefers_fft(height: int, width: int, device: torch.device) -> bool:
+    """Whether a map of this size on this device is transformed by FFT rather than by matrix product."""
+    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+        return False  # complex tensors must not reach an exported or compiled graph
+    if _forced != "auto":
+        return _forced == "fft"
+    return height + width > _CROSSOVER.get(device.type, _CROSSOVER["cpu"])

@@ -1,0 +1,1 @@
+"""Checkpoints: reading, writing, the authors' layouts, published and embedded weights."""
