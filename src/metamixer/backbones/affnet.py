@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from metamixer.backbones.base import Backbone, Stage, drop_path_rates, pretrained_cfg
 from metamixer.mixers.aff import AdaptiveFrequencyFilter
 from metamixer.mixers.conv_norm import ConvNorm, conv_from, fold_norm_after
+from metamixer.weights.load import state_from
+from metamixer.weights.tags import with_weights
 
 
 class InvertedResidual(nn.Module):
@@ -27,7 +29,7 @@ class InvertedResidual(nn.Module):
         act: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
-        hidden = make_divisible(int(round(in_channels * expansion)), 8)
+        hidden = make_divisible(round(in_channels * expansion), 8)
         self.expand = ConvNorm(in_channels, hidden, act=act())
         self.depthwise = ConvNorm(hidden, hidden, 3, stride, dilation, groups=hidden, act=act())
         self.project = ConvNorm(hidden, out_channels)
@@ -163,17 +165,21 @@ def _cfg(**changes: Any) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "affnet_nano.untrained": _cfg(input_size=(3, 64, 64)),
-        "affnet_et.untrained": _cfg(),
-        "affnet_t.untrained": _cfg(),
-        "affnet.untrained": _cfg(),
-    }
+    with_weights(
+        {
+            "affnet_nano": _cfg(input_size=(3, 64, 64)),
+            "affnet_et": _cfg(),
+            "affnet_t": _cfg(),
+            "affnet": _cfg(),
+        }
+    )
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> AFFNet:
-    return build_model_with_cfg(AFFNet, variant, pretrained, feature_cfg={"feature_cls": "getter"}, **kwargs)
+    return build_model_with_cfg(
+        AFFNet, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg={"feature_cls": "getter"}, **kwargs
+    )
 
 
 @register_model

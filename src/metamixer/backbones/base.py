@@ -10,11 +10,19 @@ from typing import Any, Literal
 
 import torch
 from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates
-from timm.models import checkpoint_seq
+from timm.models import checkpoint_seq, register_notrace_module
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from metamixer.mixers.aff import AdaptiveFrequencyFilter
 from metamixer.mixers.conv_norm import ParallelDepthwise
+from metamixer.mixers.dsm import DynamicSpectrumMixer
+from metamixer.mixers.framework import MetaMixer
+from metamixer.weights.load import load_into, read_state
+
+# Transforms choose by size and dtype, which symbolic tracing cannot follow: to torch.fx these mixers are one node.
+register_notrace_module(AdaptiveFrequencyFilter)
+register_notrace_module(DynamicSpectrumMixer)
 
 
 class Stage(nn.Module):
@@ -27,7 +35,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def run_blocks(self, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
 
@@ -68,7 +76,10 @@ class ScaledResidual(nn.Module):
 
     @torch.no_grad()
     def reparameterize(self) -> None:
-        """Fold the layer scale into the mixer's last convolution, where it ends with one."""
+        """Fold the norm into the mixer's first and the layer scale into its last convolution, where it has such."""
+        mixer = self.mixer
+        if isinstance(self.norm, nn.BatchNorm2d) and isinstance(mixer, MetaMixer) and mixer.absorb_norm(self.norm):
+            self.norm = nn.Identity()
         last = getattr(self.mixer, "aggregate", None)
         if isinstance(last, ParallelDepthwise):
             last = self.mixer.aggregate = last.fuse()
@@ -86,21 +97,30 @@ class DistilledHead(ClassifierHead):
 
     def __init__(self, in_features: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__(in_features, num_classes, pool_type=pool_type, drop_rate=drop_rate)
-        self.fc_dist = nn.Linear(in_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc_dist: nn.Module | None = _beside(self.fc)
         self.distilled_training = False
 
     def reset(self, num_classes: int, pool_type: str | None = None) -> None:
         super().reset(num_classes, pool_type)
-        self.fc_dist = nn.Linear(self.in_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc_dist = _beside(self.fc)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Any:
         x = self.drop(self.global_pool(x))
         if pre_logits:
             return self.flatten(x)
+        if self.fc_dist is None:  # merged for inference
+            return self.flatten(self.fc(x))
         classes, distilled = self.fc(x), self.fc_dist(x)
         if self.training and self.distilled_training:
             return self.flatten(classes), self.flatten(distilled)
         return self.flatten((classes + distilled) / 2)
+
+
+def _beside(fc: nn.Module) -> nn.Module:
+    """A fresh classifier of the same shape, device and dtype."""
+    if not isinstance(fc, nn.Linear):
+        return nn.Identity()
+    return nn.Linear(fc.in_features, fc.out_features, device=fc.weight.device, dtype=fc.weight.dtype)
 
 
 class Backbone(nn.Module):
@@ -175,13 +195,14 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
-        if isinstance(self.head, DistilledHead):
+        if isinstance(self.head, DistilledHead) and self.head.fc_dist is not None:
             return self.head.fc, self.head.fc_dist
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier for ``num_classes`` (0: none), keeping the pooling unless ``global_pool`` names another."""
+        """A fresh classifier for ``num_classes`` (0: none); the pooling stays unless ``global_pool`` names another."""
         self.num_classes = num_classes
+        self.head.in_features = self.num_features  # fewer after pruning
         self.head.reset(num_classes, global_pool)
 
     @torch.jit.ignore
@@ -229,15 +250,27 @@ class Backbone(nn.Module):
             return maps
         return self.final(x), maps
 
+    @torch.jit.ignore
+    def load_pretrained(self, path: str) -> None:
+        """Load a checkpoint of any layout, see :func:`metamixer.weights.load.load_into`; timm calls it."""
+        load_into(self, read_state(path), path)
+
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop stages beyond the last one asked for, and on request the final layer and the classifier."""
+        """Drop stages beyond the last one asked for, and on request the final layer and the classifier.
+
+        Where stages are dropped, final layer and classifier go too, since they are made for the last stage.
+        """
         take, last = feature_take_indices(len(self.feature_info), indices)
+        shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if prune_norm:
+        if self.feature_norms is not None:
+            self.feature_norms = self.feature_norms[: last + 1]
+        if prune_norm or shortened:
             self.final = nn.Identity()
-        if prune_head:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or self.num_features != self.head.in_features:
             self.reset_classifier(0, "")
         return take
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from metamixer.backbones.base import Backbone, Stage, drop_path_rates, pretrained_cfg
 from metamixer.mixers.additive import ConvAdditiveTokenMixer
 from metamixer.mixers.conv_norm import ConvNorm, fold_norm_before
+from metamixer.weights.load import state_from
+from metamixer.weights.tags import with_weights
 
 
 class LocalPerception(nn.Sequential):
@@ -51,7 +53,7 @@ class CASBlock(nn.Module):
     def reparameterize(self) -> None:
         """Fold both norms into the 1×1 convolutions that follow them."""
         if isinstance(self.norm1, nn.BatchNorm2d):
-            self.mixer.qkv = fold_norm_before(self.norm1, self.mixer.qkv)
+            self.mixer.absorb_norm(self.norm1)
             self.mlp.fc1 = fold_norm_before(self.norm2, self.mlp.fc1)
             self.norm1 = self.norm2 = nn.Identity()
 
@@ -118,7 +120,7 @@ def _cfg(**changes: Any) -> dict[str, Any]:
         first_conv="stem.0.conv",
         classifier=changes.pop("classifier", ("head.fc", "head.fc_dist")),
         paper_ids="arXiv:2408.03703",
-        paper_name="CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient Mobile Applications",
+        paper_name="CAS-ViT: Convolutional Additive Self-attention Vision Transformers",
         origin_url="https://github.com/Tianfang-Zhang/CAS-ViT",
         license="mit",
         **changes,
@@ -126,18 +128,23 @@ def _cfg(**changes: Any) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "casvit_nano.untrained": _cfg(input_size=(3, 64, 64), classifier="head.fc"),
-        "casvit_xs.untrained": _cfg(),
-        "casvit_s.untrained": _cfg(),
-        "casvit_m.untrained": _cfg(),
-        "casvit_t.untrained": _cfg(),
-    }
+    with_weights(
+        {
+            "casvit_nano": _cfg(input_size=(3, 64, 64), classifier="head.fc"),
+            "casvit_xs": _cfg(),
+            "casvit_s": _cfg(),
+            "casvit_m": _cfg(),
+            "casvit_t": _cfg(),
+        }
+    )
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> CASViT:
-    return build_model_with_cfg(CASViT, variant, pretrained, feature_cfg={"feature_cls": "getter"}, **kwargs)
+    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
+    return build_model_with_cfg(
+        CASViT, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
+    )
 
 
 @register_model

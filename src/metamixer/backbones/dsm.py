@@ -13,6 +13,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from metamixer.backbones.base import pretrained_cfg
 from metamixer.backbones.metaformer import MetaFormer
+from metamixer.weights.load import state_from
+from metamixer.weights.tags import with_weights
 
 
 class DSMNet(MetaFormer):
@@ -39,17 +41,22 @@ def _cfg(**changes: Any) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "dsm_nano.untrained": _cfg(input_size=(3, 64, 64)),
-        "dsm_t.untrained": _cfg(),
-        "dsm_s.untrained": _cfg(),
-        "dsm_b.untrained": _cfg(),
-    }
+    with_weights(
+        {
+            "dsm_nano": _cfg(input_size=(3, 64, 64)),
+            "dsm_t": _cfg(),
+            "dsm_s": _cfg(),
+            "dsm_b": _cfg(),
+        }
+    )
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> DSMNet:
-    return build_model_with_cfg(DSMNet, variant, pretrained, feature_cfg={"feature_cls": "getter"}, **kwargs)
+    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
+    return build_model_with_cfg(
+        DSMNet, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
+    )
 
 
 @register_model
@@ -60,17 +67,17 @@ def dsm_nano(pretrained: bool = False, **kwargs: Any) -> DSMNet:
 
 @register_model
 def dsm_t(pretrained: bool = False, **kwargs: Any) -> DSMNet:
-    defaults = dict(depths=(3, 4, 12, 3), dims=(64, 128, 320, 512))
+    defaults = dict(depths=(3, 4, 13, 3), dims=(64, 128, 320, 512))
     return _create("dsm_t", pretrained, **{**defaults, **kwargs})
 
 
 @register_model
 def dsm_s(pretrained: bool = False, **kwargs: Any) -> DSMNet:
-    defaults = dict(depths=(3, 8, 27, 3), dims=(64, 128, 320, 512))
+    defaults = dict(depths=(3, 8, 32, 4), dims=(64, 128, 320, 512))
     return _create("dsm_s", pretrained, **{**defaults, **kwargs})
 
 
 @register_model
 def dsm_b(pretrained: bool = False, **kwargs: Any) -> DSMNet:
-    defaults = dict(depths=(3, 8, 27, 3), dims=(96, 192, 384, 768))
+    defaults = dict(depths=(3, 8, 32, 5), dims=(96, 192, 384, 768))
     return _create("dsm_b", pretrained, **{**defaults, **kwargs})

@@ -12,6 +12,8 @@ from metamixer.backbones.base import Backbone, ScaledResidual, Stage, drop_path_
 from metamixer.mixers.conv_ffn import ConvFFN
 from metamixer.mixers.conv_norm import ConvNorm, NormConvSkip, ParallelDepthwise
 from metamixer.mixers.ffnified import FFNifiedAttention
+from metamixer.weights.load import state_from
+from metamixer.weights.tags import with_weights
 
 
 class FFNetBlock(nn.Sequential):
@@ -100,18 +102,23 @@ def _cfg(**changes: Any) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "ffnet_nano.untrained": _cfg(input_size=(3, 64, 64)),
-        "ffnet_1.untrained": _cfg(),
-        "ffnet_2.untrained": _cfg(),
-        "ffnet_3.untrained": _cfg(crop_pct=0.95),
-        "ffnet_4.untrained": _cfg(crop_pct=0.95),
-    }
+    with_weights(
+        {
+            "ffnet_nano": _cfg(input_size=(3, 64, 64)),
+            "ffnet_1": _cfg(),
+            "ffnet_2": _cfg(),
+            "ffnet_3": _cfg(crop_pct=0.95),
+            "ffnet_4": _cfg(crop_pct=0.95),
+        }
+    )
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> FFNet:
-    return build_model_with_cfg(FFNet, variant, pretrained, feature_cfg={"feature_cls": "getter"}, **kwargs)
+    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
+    return build_model_with_cfg(
+        FFNet, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
+    )
 
 
 @register_model

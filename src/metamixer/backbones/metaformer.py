@@ -1,4 +1,4 @@
-"""MetaFormer (arXiv 2111.11418) with any token mixer in any stage: same skeleton, same budget, only the mixer changes."""
+"""MetaFormer (arXiv 2111.11418) with any token mixer in any stage: one skeleton, only the mixer changes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from metamixer.backbones.base import Backbone, ScaledResidual, Stage, drop_path_
 from metamixer.mixers import create_mixer
 from metamixer.mixers.conv_ffn import ConvFFN
 from metamixer.mixers.conv_norm import ConvNorm
+from metamixer.weights.load import state_from
+from metamixer.weights.tags import with_weights
 
 MixerSpec = str | Callable[[int], nn.Module]
 
@@ -79,7 +81,8 @@ class MetaFormer(Backbone):
             drop_rate=drop_rate,
         )
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.any():  # zero weights are meant to be zero
+            # Weights that start as zero are meant to.
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and (module.weight.is_meta or module.weight.any()):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -104,16 +107,21 @@ def _cfg(**changes: Any) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "metaformer_nano.untrained": _cfg(input_size=(3, 64, 64)),
-        "metaformer_t.untrained": _cfg(),
-        "metaformer_s.untrained": _cfg(),
-    }
+    with_weights(
+        {
+            "metaformer_nano": _cfg(input_size=(3, 64, 64)),
+            "metaformer_t": _cfg(),
+            "metaformer_s": _cfg(),
+        }
+    )
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> MetaFormer:
-    return build_model_with_cfg(MetaFormer, variant, pretrained, feature_cfg={"feature_cls": "getter"}, **kwargs)
+    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
+    return build_model_with_cfg(
+        MetaFormer, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
+    )
 
 
 @register_model

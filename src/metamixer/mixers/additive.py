@@ -46,6 +46,8 @@ class ConvAdditiveTokenMixer(MetaMixer):
         qkv_bias: whether the 1×1 convolutions carry a bias; the released networks have none.
     """
 
+    reads_input = ("qkv",)
+
     def __init__(self, dim: int, qkv_bias: bool = False) -> None:
         super().__init__(
             activate=nn.Conv2d(dim, dim, 3, padding=1, groups=dim),

@@ -1,4 +1,4 @@
-"""Adaptive frequency filters (AFFNet, ICCV 2023, arXiv 2307.14008): a content-dependent filter in the Fourier domain."""
+"""Adaptive frequency filters (AFFNet, ICCV 2023, arXiv 2307.14008): content-dependent filters of the spectrum."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ class AdaptiveFrequencyFilter(MetaMixer):
         return rdft2(x)
 
     def interact(self, spectrum: Tensor) -> Tensor:
-        hidden = F.silu(_complex_linear(spectrum, self.w1, self.b1))
-        return _complex_linear(hidden, self.w2, self.b2)
+        if self.w1 is None:  # merged: the parameters are in real form already
+            return _mask_network(spectrum, self.first_weight, self.first_bias, self.second_weight, self.second_bias)
+        return _mask_network(spectrum, *_real_form(self.w1, self.b1), *_real_form(self.w2, self.b2))
 
     def activate(self, mask: Tensor) -> Tensor:
         # The input that is added back is a filter too: one that lets every frequency pass.
@@ -65,21 +66,34 @@ class AdaptiveFrequencyFilter(MetaMixer):
         mask = _soft_shrink(self.interact(spectrum), self.shrink)
         return x + irdft2(_complex_product(mask, spectrum), x.shape[-1]).to(x.dtype)
 
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """Keep the linear maps in the real form in which they are applied."""
+        if self.w1 is not None:
+            first, second = _real_form(self.w1, self.b1), _real_form(self.w2, self.b2)
+            self.first_weight, self.first_bias = map(nn.Parameter, first)
+            self.second_weight, self.second_bias = map(nn.Parameter, second)
+            self.w1 = self.b1 = self.w2 = self.b2 = None
 
-@in_float32
-def _complex_linear(spectrum: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Block-diagonal complex linear map of the channels of ``B × C × 2 × H × Wf``."""
-    shape = spectrum.shape
-    _, blocks, inputs, outputs = weight.shape
-    real, imaginary = weight.to(spectrum.dtype)
-    # Rows (output, part), columns (input, part) of each block's real matrix [[re, -im], [im, re]].
+
+def _real_form(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The complex linear map as real matrices ``blocks × 2·out × 2·in`` and bias ``blocks × 2·out × 1``."""
+    real, imaginary = weight.mT.unbind(0)  # blocks, output, input
+    # Rows (output, part), columns (input, part): every entry becomes the block [[re, -im], [im, re]].
     to_real = torch.stack([real, -imaginary], dim=-1)
     to_imaginary = torch.stack([imaginary, real], dim=-1)
-    matrix = torch.stack([to_real, to_imaginary], dim=2)  # block, input, part out, output, part in
-    matrix = matrix.permute(0, 3, 2, 1, 4).reshape(blocks * outputs * 2, inputs * 2, 1, 1)
-    shift = bias.to(spectrum.dtype).permute(1, 2, 0).reshape(-1)
-    channels = spectrum.reshape(shape[0], shape[1] * 2, *shape[3:])
-    return F.conv2d(channels, matrix, shift, groups=blocks).reshape(shape)
+    matrix = torch.stack([to_real, to_imaginary], dim=2)  # blocks, output, part out, input, part in
+    return matrix.flatten(3).flatten(1, 2), bias.permute(1, 2, 0).flatten(1).unsqueeze(-1)
+
+
+@in_float32
+def _mask_network(spectrum: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Two block-diagonal linear maps with SiLU between, over the channels of ``B × C × 2 × H × Wf``."""
+    dtype = spectrum.dtype
+    # Block, (channel, part), frequency: a view, since parts are the axis after channels.
+    hidden = spectrum.reshape(spectrum.shape[0], weight1.shape[0], weight1.shape[2], -1)
+    hidden = F.silu(weight1.to(dtype) @ hidden + bias1.to(dtype))
+    return (weight2.to(dtype) @ hidden + bias2.to(dtype)).reshape(spectrum.shape)
 
 
 def _soft_shrink(x: Tensor, threshold: float) -> Tensor:

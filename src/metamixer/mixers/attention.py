@@ -20,6 +20,10 @@ class SoftmaxAttention(MetaMixer):
     Raises ValueError where ``dim`` is no multiple of ``head_dim``.
     """
 
+    key: nn.Module
+    value: nn.Module
+    reads_input = ("query", "key", "value")
+
     def __init__(self, dim: int, head_dim: int = 32) -> None:
         head_dim = min(dim, head_dim)
         if dim % head_dim:
@@ -49,6 +53,6 @@ class SoftmaxAttention(MetaMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         # The same formula in torch's fused kernel, which never stores the tokens × tokens matrix.
-        query, key, value = (self._heads(part(x)) for part in (self.query, self.key, self.value))
+        query, key, value = self._heads(self.query(x)), self._heads(self.key(x)), self._heads(self.value(x))
         out = F.scaled_dot_product_attention(query, key, value)
         return self.project(out.transpose(2, 3).reshape(x.shape))

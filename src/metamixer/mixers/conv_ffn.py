@@ -24,6 +24,8 @@ class ConvFFN(MetaMixer):
             query = ParallelDepthwise(dim, (7, 3))
         elif kernel_size > 1:
             query = ConvNorm(dim, dim, kernel_size, groups=dim)
+        # With a padded convolution in front no norm can be folded into this mixer.
+        self.reads_input = () if query else ("interact",)
         super().__init__(
             query=query,
             interact=nn.Conv2d(dim, hidden, 1),

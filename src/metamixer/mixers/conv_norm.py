@@ -18,7 +18,7 @@ def conv_from(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
         weight.shape[0],
         kernel_size=tuple(weight.shape[2:]),
         stride=like.stride,
-        padding=tuple(p + g for p, g in zip(like.padding, grow, strict=True)),  # type: ignore[arg-type]
+        padding=tuple(p + g for p, g in zip(like.padding, grow, strict=True)),
         dilation=like.dilation,
         groups=like.groups,
         device=weight.device,
@@ -76,9 +76,7 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         padding = (kernel_size - 1) // 2 * dilation
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
         self.norm = nn.BatchNorm2d(out_channels)
         if act is not None:
             self.act = act
@@ -111,6 +109,8 @@ class ParallelDepthwise(nn.Module):
 
     ``B × in × H × W`` to ``B × out × H/stride × W/stride``. ``kernels`` lists kernel shapes, the first encloses all
     others; all are odd. FFNet uses 7×7 with 3×3; FFNet_seg k×k, (k−4)×(k−4), 1×k and k×1.
+
+    Raises ValueError for an even side and where the first kernel does not enclose the others.
     """
 
     def __init__(
@@ -124,6 +124,8 @@ class ParallelDepthwise(nn.Module):
         shapes = [(k, k) if isinstance(k, int) else k for k in kernels]
         if any(side % 2 == 0 for shape in shapes for side in shape):
             raise ValueError(f"parallel kernels must have odd sides, got {kernels}")
+        if any(small > large for shape in shapes for small, large in zip(shape, shapes[0], strict=True)):
+            raise ValueError(f"the first kernel must enclose the others, got {kernels}")
         self.branches = nn.ModuleList()
         for shape in shapes:
             branch = ConvNorm(in_channels, out_channels or in_channels, 1, stride, groups=in_channels)

@@ -30,12 +30,17 @@ class DynamicSpectrumMixer(MetaMixer):
         dim: channels, a multiple of ``groups``.
         groups: channel groups, each with its own band weights.
         bands: bands per axis.
+        hidden: units of the generator, a quarter of ``dim`` but at least 16 by default.
         dynamic: False replaces the generated grid by a learned one, the same for every image (for ablation).
 
     Raises ValueError where ``dim`` is no multiple of ``groups``.
     """
 
-    def __init__(self, dim: int, groups: int = 8, bands: int = 5, dynamic: bool = True, hidden: int | None = None) -> None:
+    reads_input = ("lift",)
+
+    def __init__(
+        self, dim: int, groups: int = 8, bands: int = 5, dynamic: bool = True, hidden: int | None = None
+    ) -> None:
         if dim % groups:
             raise ValueError(f"dsm needs channels in multiples of groups={groups}, got {dim}")
         super().__init__(project=ConvNorm(dim, dim))
@@ -53,7 +58,7 @@ class DynamicSpectrumMixer(MetaMixer):
             self.grid = nn.Parameter(torch.zeros(groups, bands, bands))
 
     def query(self, x: Tensor) -> Tensor:
-        return dct2(self.lift(x))
+        return self.value(x)[0]
 
     def key(self, x: Tensor) -> Tensor:
         return self._grid(self.query(x))
@@ -67,18 +72,20 @@ class DynamicSpectrumMixer(MetaMixer):
         # Between 0 (band removed) and 2 (doubled); a fresh mixer passes every band as it is.
         return 2 * weights.sigmoid()
 
-    def value(self, x: Tensor) -> Tensor:
-        return self.query(x)
+    def value(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
+        lifted = self.lift(x)
+        return dct2(lifted), lifted.dtype
 
-    def aggregate(self, coefficients: Tensor, spectrum: Tensor) -> Tensor:
+    def aggregate(self, coefficients: Tensor, value: tuple[Tensor, torch.dtype]) -> Tensor:
+        spectrum, dtype = value
         grouped = spectrum.unflatten(1, (self.groups, -1)) * coefficients
-        return idct2(grouped.flatten(1, 2)).to(self.lift.conv.weight.dtype)
+        return idct2(grouped.flatten(1, 2)).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         # Straight line: query and value are the same spectrum, and the key is read off it.
-        spectrum = self.query(x)
-        gains = self.activate(self.interact(spectrum, self._grid(spectrum)))
-        return self.project(self.aggregate(gains, spectrum))
+        value = self.value(x)
+        gains = self.activate(self.interact(value[0], self._grid(value[0])))
+        return self.project(self.aggregate(gains, value))
 
     def _grid(self, spectrum: Tensor) -> Tensor:
         """``B × G × bands × bands`` band weights, generated from the spectrum (or learned, where static)."""

@@ -18,9 +18,15 @@ class FFNifiedAttention(MetaMixer):
         kernel_size: odd side of both depthwise kernels.
         parallel: whether each carries a parallel smaller kernel with its own norm, which merges after training.
             By default as in the release: for 7×7 (with 3×3) and not for smaller kernels.
+
+    Raises ValueError for an even ``kernel_size``.
     """
 
+    reads_input = ("query",)
+
     def __init__(self, dim: int, kernel_size: int = 7, parallel: bool | None = None) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f"ffnified needs an odd kernel_size, got {kernel_size}")
         super().__init__(
             query=ConvNorm(dim, dim),
             interact=_depthwise(dim, kernel_size, parallel),

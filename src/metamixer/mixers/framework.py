@@ -20,6 +20,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metamixer.mixers.conv_norm import ConvNorm, fold_norm_before
+
 Slot = Callable[..., Any]
 SLOTS = ("query", "key", "interact", "activate", "value", "aggregate", "project")
 
@@ -44,6 +46,9 @@ class MetaMixer(nn.Module):
 
     key: Slot | None
     value: Slot | None
+
+    reads_input: tuple[str, ...] = ()
+    """Attributes that are 1×1 convolutions and alone read the input: a norm before the mixer folds into them."""
 
     def __init__(
         self,
@@ -77,3 +82,11 @@ class MetaMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compose(x)
+
+    def absorb_norm(self, norm: nn.BatchNorm2d) -> bool:
+        """Fold a batch norm that stands before this mixer into it; False where that is not exact."""
+        for name in self.reads_input:
+            reader = getattr(self, name)
+            conv = reader.fuse() if isinstance(reader, ConvNorm) else reader
+            setattr(self, name, fold_norm_before(norm, conv))
+        return bool(self.reads_input)

@@ -16,9 +16,13 @@ class Pooling(MetaMixer):
     Args:
         dim: any number of channels (unused).
         kernel_size: odd side of the neighbourhood.
+
+    Raises ValueError for an even ``kernel_size``.
     """
 
     def __init__(self, dim: int, kernel_size: int = 3) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f"pooling needs an odd kernel_size, got {kernel_size}")
         super().__init__()
         self.kernel_size = kernel_size
 

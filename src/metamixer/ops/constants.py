@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metamixer.ops.tracing import is_tracing
+
 _cache: dict[tuple[Any, ...], Tensor] = {}
 
 
@@ -24,11 +26,14 @@ def constant(build: Callable[..., Tensor], *sizes: int, like: Tensor) -> Tensor:
     """
     if not all(isinstance(n, int) for n in sizes):
         return build(*sizes, like.device).to(like.dtype)
+    tracing = is_tracing()
+    if not tracing and type(like) is not Tensor:  # fake tensors and their like cannot be mixed with kept ones
+        return build(*sizes, like.device).to(like.dtype)
     key = (build.__name__, *sizes, like.dtype, like.device)
     kept = _cache.get(key)
     if kept is not None:
         return kept
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if tracing:
         return build(*sizes, like.device).to(like.dtype)
     with torch.inference_mode(False), torch.no_grad():
         _cache[key] = build(*sizes, torch.device("cpu")).to(like.dtype).to(like.device)
@@ -63,22 +68,23 @@ def inverse_dft_over_width(width: int, device: torch.device) -> Tensor:
 
 def dft_over_height(height: int, device: torch.device) -> Tensor:
     """``2·H × 2·H``: complex transform of columns; input rows ordered (row, part), output rows (part, row)."""
-    return _complex_over_height(height, device, sign=-1.0).permute(1, 0, 2, 3).reshape(2 * height, 2 * height)
+    cos, sin = _complex_over_height(height, device, sign=-1.0)
+    real, imaginary = torch.stack([cos, -sin], dim=-1), torch.stack([sin, cos], dim=-1)
+    return torch.cat([real, imaginary]).flatten(1)
 
 
 def inverse_dft_over_height(height: int, device: torch.device) -> Tensor:
     """``2·H × 2·H``: inverse complex transform of columns; input rows (part, row), output rows (row, part)."""
-    return _complex_over_height(height, device, sign=1.0).permute(0, 1, 3, 2).reshape(2 * height, 2 * height)
+    cos, sin = _complex_over_height(height, device, sign=1.0)
+    real, imaginary = torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)
+    return torch.stack([real, imaginary], dim=1).flatten(0, 1)
 
 
-def _complex_over_height(height: int, device: torch.device, sign: float) -> Tensor:
-    """``H_out × 2_out × H_in × 2_in``: multiplication by exp(sign·i·angle) as real 2 × 2 blocks."""
+def _complex_over_height(height: int, device: torch.device, sign: float) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of exp(sign·i·angle), ``H × H`` each, orthonormal scaling included."""
     index = torch.arange(height, device=device)
-    angles = _angles(index, index, height)
-    cos, sin = angles.cos(), sign * angles.sin()
-    real = torch.stack([cos, -sin], dim=-1)
-    imaginary = torch.stack([sin, cos], dim=-1)
-    return torch.stack([real, imaginary], dim=1) / torch.sym_sqrt(height)
+    angles, scale = _angles(index, index, height), torch.sym_sqrt(height)
+    return angles.cos() / scale, sign * angles.sin() / scale
 
 
 def dct_matrix(size: int, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from metamixer.ops.transform_choice import prefers_fft
 
 @in_float32
 def rdft2(x: Tensor) -> Tensor:
-    """Half spectrum of real maps: ``B × C × H × W`` to ``B × C × 2 × H × Wf``, equal to ``torch.fft.rfft2(norm="ortho")``."""
+    """Half spectrum of real maps: ``B × C × H × W`` to ``B × C × 2 × H × Wf``, as ``torch.fft.rfft2(norm="ortho")``."""
     batch, channels, height, width = x.shape
     if prefers_fft(height, width, x.device):
         return torch.view_as_real(torch.fft.rfft2(x, norm="ortho")).movedim(-1, 2)
@@ -41,5 +41,8 @@ def irdft2(spectrum: Tensor, width: int) -> Tensor:
         return torch.fft.irfft2(complex_spectrum, s=(height, width), norm="ortho")
     columns = spectrum.reshape(batch, channels, 2 * height, half)  # rows ordered (part, row)
     rows = constants.constant(constants.inverse_dft_over_height, height, like=spectrum) @ columns  # (row, part)
-    rows = rows.reshape(batch, channels, height, 2 * half)
+    if isinstance(half, int):
+        rows = rows.reshape(batch, channels, height, 2 * half)
+    else:  # the same, in a form that adds no condition on a symbolic size to an exported graph
+        rows = torch.cat(rows.unflatten(2, (height, 2)).unbind(3), dim=-1)
     return rows @ constants.constant(constants.inverse_dft_over_width, width, like=spectrum)

@@ -18,8 +18,9 @@ def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         # Entered only where needed: an autocast region would show up as an extra node in exported graphs.
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
                 return function(x, *args, **kwargs)
         return function(x, *args, **kwargs)
 

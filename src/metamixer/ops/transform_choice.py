@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from metamixer.ops.tracing import is_tracing
+
 Choice = Literal["auto", "matmul", "fft"]
 
 # Crossover of height + width, from benchmarks/transforms.md. A product costs H+W multiplications a pixel, an FFT
@@ -22,7 +24,7 @@ _forced: Choice = "auto"
 
 @contextmanager
 def use_transform(choice: Choice) -> Iterator[None]:
-    """Force ``"matmul"`` or ``"fft"`` inside a ``with`` block (for tests and benchmarks); ``"auto"`` restores the rule."""
+    """Force ``"matmul"`` or ``"fft"`` inside a ``with`` block, for tests and benchmarks; ``"auto"`` is the rule."""
     global _forced
     if choice not in ("auto", "matmul", "fft"):
         raise ValueError(f"transform must be 'auto', 'matmul' or 'fft', not {choice!r}")
@@ -35,7 +37,7 @@ def use_transform(choice: Choice) -> Iterator[None]:
 
 def prefers_fft(height: int, width: int, device: torch.device) -> bool:
     """Whether a map of this size on this device is transformed by FFT rather than by matrix product."""
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+    if is_tracing():
         return False  # complex tensors must not reach an exported or compiled graph
     if _forced != "auto":
         return _forced == "fft"
