@@ -1,15 +1,174 @@
-"""Create models by name: a thin layer over timm's factory."""
+"""Create models by name, with weights by tag or by path: a thin layer over timm's factory."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data.imagenet_info import ImageNetInfo
+from timm.models import get_arch_pretrained_cfgs, model_entrypoint
 from torch import nn
 
 import metamixer.backbones  # noqa: F401  registers with timm
+from metamixer.errors import MetamixerError
+from metamixer.weights.checkpoint import Metadata, read_metadata
+from metamixer.weights.convert import arguments_of, infer_architecture
+from metamixer.weights.load import read_state
+from metamixer.weights.published import PUBLISHED, published_file
+from metamixer.weights.tags import list_weights
+
+notices = logging.getLogger("metamixer")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 
-def create_model(name: str, *, pretrained: bool = False, checkpoint: str | Path | None = None, **kwargs: Any) -> nn.Module:
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+def create_model(
+    name: str, *, pretrained: bool | None = None, checkpoint: str | Path | None = None, **kwargs: Any
+) -> nn.Module:
+    """A network of this library, as ``timm.create_model`` makes it.
+
+    Args:
+        name: an architecture (see :func:`list_models`), or ``architecture.tag`` for particular weights (see
+            :func:`metamixer.list_weights`).
+        pretrained: load the weights of the tag, or the architecture's default ones. By default True for a name with a
+            tag and False for one without.
+        checkpoint: file to load instead: ours, or in any layout of the papers' authors. Another number of classes
+            keeps the backbone and leaves the classifier fresh, with a notice in the log.
+        kwargs: timm's and the architecture's own: ``num_classes``, ``in_chans``, ``features_only``, ``out_indices``,
+            ``drop_path_rate``, ``mixer`` …
+
+    The model's ``pretrained_cfg`` holds what it expects of a picture, and ``label_names`` where the classes are known.
+
+    Raises MetamixerError for an unknown name or tag, weights that cannot be had, and a checkpoint that does not fit.
+    """
+    architecture, _, tag = name.partition(".")
+    _check_name(architecture, tag)
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    file: Path | None = None
+    if checkpoint is not None:
+        file = Path(checkpoint).expanduser()
+        metadata = _metadata_of(file)
+        if metadata is not None:
+            if metadata.architecture != architecture:
+                raise MetamixerError(f"{file} belongs to {metadata.architecture}, not to {architecture}")
+            overlay = {**metadata.pretrained_cfg(), **overlay}
+            kwargs = {**metadata.arguments, **kwargs}
+    elif pretrained or (tag and pretrained is None):
+        file = _weights_file(architecture, tag)
+    if file is not None:
+        # timm hands the file to Backbone.load_pretrained, before it cuts a feature extractor out of the network.
+        overlay |= {"file": str(file), "custom_load": True}
+    return timm.create_model(
+        architecture,
+        pretrained=file is not None,
+        pretrained_cfg=tag or None,
+        pretrained_cfg_overlay=overlay,
+        **kwargs,
+    )
+
+
+def load_model(spec: str | Path) -> nn.Module:
+    """The model that a user of the command line means.
+
+    Args:
+        spec: the path of a checkpoint; ``architecture.tag``; or an architecture, which means its default weights
+            (shipped ones first, else published ones that can be downloaded) or, with a notice, an untrained network.
+
+    Raises MetamixerError as :func:`create_model` does, and for a checkpoint that does not tell its architecture.
+    """
+    path = Path(spec).expanduser()
+    if path.is_file() or path.suffix in _SUFFIXES or isinstance(spec, Path) or len(path.parts) > 1:
+        return _load_file(path)
+    architecture, _, tag = str(spec).partition(".")
+    _check_name(architecture, tag)
+    if tag:
+        return create_model(str(spec))
+    if timm.models.is_model_pretrained(architecture):
+        return create_model(architecture, pretrained=True)
+    pages = {PUBLISHED[name].page for name in list_weights(architecture) if name in PUBLISHED}
+    hint = f"; its authors' weights are at {pages.pop()}, pass the downloaded file's path" if pages else ""
+    notices.warning("%s is untrained: no weights of it can be loaded by name%s", architecture, hint)
+    return create_model(architecture)
+
+
+def _load_file(path: Path) -> nn.Module:
+    metadata = _metadata_of(path)
+    if metadata is not None:
+        return create_model(metadata.architecture, checkpoint=path)
+    state = read_state(path)
+    architecture = infer_architecture(state)
+    if architecture is None:
+        raise MetamixerError(
+            f"{path} does not tell which network it belongs to; `metamixer convert {path} OUT.safetensors --model NAME`"
+            " writes one that does"
+        )
+    return create_model(architecture, checkpoint=path, **arguments_of(state))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of this library's architectures that match a shell pattern, such as ``"casvit*"``, in natural order."""
+    ours = (name for name in timm.list_models() if model_entrypoint(name).__module__.startswith("metamixer."))
+    return [name for name in ours if fnmatch(name, pattern)]
+
+
+def class_names(model: nn.Module, readable: bool = False) -> list[str] | None:
+    """Names of a classifier's classes in the order of its logits; None where they are not known.
+
+    Args:
+        model: a model with a ``pretrained_cfg``.
+        readable: WordNet numbers (``n01440764``), by which ImageNet's folders are called, become words.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    names: Sequence[str] | None = cfg.get("label_names")
+    if names is None and cfg.get("file") and "in1k" in (cfg.get("tag") or ""):
+        names = _imagenet().label_names()  # the authors' files, which hold no names
+    if names is None or len(names) != getattr(model, "num_classes", len(names)):
+        return None
+    return [_in_words(name) for name in names] if readable else list(names)
+
+
+def _in_words(name: str) -> str:
+    try:
+        return _imagenet().label_name_to_description(name)
+    except KeyError:  # not a WordNet number
+        return name
+
+
+@lru_cache
+def _imagenet() -> ImageNetInfo:
+    return ImageNetInfo()
+
+
+def _check_name(architecture: str, tag: str) -> None:
+    known = list_models()
+    if architecture not in known:
+        near = get_close_matches(architecture, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`metamixer models` lists them"
+        raise MetamixerError(f"unknown model {architecture!r}; {hint}")
+    if tag and f"{architecture}.{tag}" not in (tags := get_arch_pretrained_cfgs(architecture)):
+        weights = [name for name in tags if "." in name]
+        hint = f"known: {', '.join(weights)}" if weights else "there are none"
+        raise MetamixerError(f"unknown weights '{architecture}.{tag}'; {hint}")
+
+
+def _weights_file(architecture: str, tag: str) -> Path:
+    """The file of the tag, or of the default one: shipped with the package, or published and downloaded."""
+    cfg = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=False)
+    assert cfg is not None  # every architecture of ours is registered with one
+    if cfg.file:
+        return Path(cfg.file)
+    name = f"{architecture}.{cfg.tag}"
+    if name not in PUBLISHED:
+        raise MetamixerError(
+            f"there are no weights of {architecture} yet; pass checkpoint=PATH or leave pretrained out"
+        )
+    return published_file(name)
+
+
+def _metadata_of(path: Path) -> Metadata | None:
+    return read_metadata(path) if path.suffix == ".safetensors" else None
