@@ -1,0 +1,120 @@
+"""What an export is worth: its outputs against PyTorch's, its size and its speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from metamixer.data.files import replace_when_done
+
+# Float32 arithmetic in another order moves the logits by about 1e-6 of the largest; a wrong operator by far more.
+TOLERANCE = 1e-3
+
+Array = np.ndarray
+Runtime = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a runtime's logits are from the reference's.
+
+    Args:
+        max_abs: largest difference of two logits.
+        max_relative: the same, as a share of the largest logit's magnitude.
+        top1: share of pictures with the same first class, 0 to 1.
+    """
+
+    max_abs: float
+    max_relative: float
+    top1: float
+
+
+def agreement(reference: Array, outputs: Array) -> Agreement:
+    """Compare ``N × …`` outputs, classes (or whatever is scored) on the second axis.
+
+    A shape that differs or a value that is not finite counts as an infinite difference.
+    """
+    if reference.shape != outputs.shape or not np.isfinite(outputs).all():
+        return Agreement(float("inf"), float("inf"), 0.0)
+    largest = float(np.abs(reference).max(initial=0.0))
+    difference = float(np.abs(reference - outputs).max(initial=0.0))
+    same = reference.argmax(1) == outputs.argmax(1)
+    return Agreement(difference, difference / largest if largest else difference, float(same.mean()))
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A verified export.
+
+    Args:
+        target: runtime it is for.
+        path: the artefact.
+        model: architecture, with the tag of its weights where it has one.
+        image_size: side of the input in pixels.
+        size_bytes: size of the artefact.
+        count: pictures on which it was compared with PyTorch.
+        max_abs_difference: largest difference of a logit from merged PyTorch.
+        max_relative_difference: the same, as a share of the largest logit's magnitude.
+        top1_agreement: share of pictures with the same first class, 0 to 1.
+        parameters_before: parameters of the trained model.
+        parameters_after: parameters after merging.
+        merge_difference: largest change of a logit by merging, as a share of the largest logit's magnitude.
+        opset: version of the operator set, where the format has one.
+        latency_torch_ms: median of merged PyTorch, eager, one picture, one thread; None if not timed.
+        latency_runtime_ms: median of the runtime, likewise, in turns with PyTorch.
+    """
+
+    target: str
+    path: str
+    model: str
+    image_size: int
+    size_bytes: int
+    count: int
+    max_abs_difference: float
+    max_relative_difference: float
+    top1_agreement: float
+    parameters_before: int
+    parameters_after: int
+    merge_difference: float
+    opset: int | None = None
+    latency_torch_ms: float | None = None
+    latency_runtime_ms: float | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        with replace_when_done(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def report_path(artefact: str | Path) -> Path:
+    """Where the report of an artefact lies: ``model.onnx`` has ``model.onnx.json`` beside it."""
+    return Path(f"{artefact}.json")
+
+
+def table(reports: Sequence[ExportReport]) -> Table:
+    """The reports as a table for the terminal."""
+    result = Table(title="Exports, each run in its runtime and compared with PyTorch", title_justify="left")
+    for heading in ("model", "target", "size", "parameters", "max difference", "top-1 agreement", "torch", "runtime"):
+        left = heading in ("model", "target")
+        result.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for r in reports:
+        result.add_row(
+            f"{r.model} at {r.image_size}",
+            r.target,
+            f"{r.size_bytes / 1e6:.2f} MB",
+            f"{r.parameters_before / 1e6:.3f} → {r.parameters_after / 1e6:.3f} M",
+            f"{r.max_abs_difference:.1e} ({r.max_relative_difference:.1e} of the largest)",
+            f"{r.top1_agreement:.0%} of {r.count}",
+            _milliseconds(r.latency_torch_ms),
+            _milliseconds(r.latency_runtime_ms),
+        )
+    return result
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} ms"
