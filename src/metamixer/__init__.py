@@ -32,23 +32,29 @@ _PUBLIC = {
 }
 __all__ = ["__version__", *_PUBLIC]
 
-if TYPE_CHECKING:
-    from metamixer.bench import benchmark
-    from metamixer.deploy import export
-    from metamixer.deploy.merge import merge
-    from metamixer.errors import MetamixerError
-    from metamixer.mixers import MetaMixer, create_mixer, list_mixers, register_mixer
-    from metamixer.models import create_model, list_models
-    from metamixer.tasks.evaluate import evaluate
-    from metamixer.tasks.predict import predict
-    from metamixer.train import TrainConfig, train
-    from metamixer.weights import list_weights
+if TYPE_CHECKING:  # `x as x` tells the checker that x is public
+    from metamixer.bench import benchmark as benchmark
+    from metamixer.deploy.export import export as export
+    from metamixer.deploy.merge import merge as merge
+    from metamixer.errors import MetamixerError as MetamixerError
+    from metamixer.mixers import MetaMixer as MetaMixer
+    from metamixer.mixers import create_mixer as create_mixer
+    from metamixer.mixers import list_mixers as list_mixers
+    from metamixer.mixers import register_mixer as register_mixer
+    from metamixer.models import create_model as create_model
+    from metamixer.models import list_models as list_models
+    from metamixer.tasks.evaluate import evaluate as evaluate
+    from metamixer.tasks.predict import predict as predict
+    from metamixer.train import TrainConfig as TrainConfig
+    from metamixer.train import train as train
+    from metamixer.weights import list_weights as list_weights
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'metamixer' has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
+    module = import_module(_PUBLIC[name])
+    value = module if name == "train" else getattr(module, name)  # metamixer.train is a package that can be called
     globals()[name] = value
     return value
 

@@ -2,4 +2,4 @@
 
 
 class MetamixerError(Exception):
-    """Something a user can mend: a missing file, an unfit checkpoint, an unreadable picture. The message is one sentence."""
+    """Something a user can mend, such as a missing file or an unfit checkpoint. The message is one sentence."""

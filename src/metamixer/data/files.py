@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metamixer.errors import MetamixerError
@@ -14,16 +14,32 @@ from metamixer.errors import MetamixerError
 def replace_when_done(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block ends well and deleted when it does not.
 
-    Raises MetamixerError where the place cannot be written.
+    Raises MetamixerError where the place cannot be written, before the block runs if that can be known.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise MetamixerError(f"{path.parent}: no such folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        temporary.touch()
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise MetamixerError(f"{path} cannot be written ({error.strerror or error})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that could not be created cannot be deleted either
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path) -> Path:
+    """``path``, created with its parents where it does not exist. Raises MetamixerError where that is not possible."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise MetamixerError(f"{path} is a file where a folder is needed") from None
+    except OSError as error:
+        raise MetamixerError(f"{path} cannot be created ({error.strerror or error})") from None
+    return path

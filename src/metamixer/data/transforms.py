@@ -22,10 +22,10 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     @classmethod
-    def of(cls, cfg: dict[str, Any], image_size: int | None = None) -> Preprocessing:
+    def of(cls, cfg: Any, image_size: int | None = None) -> Preprocessing:
         """From a timm ``pretrained_cfg``; ``image_size`` overrides its input size."""
         return cls(
-            image_size=image_size or cfg["input_size"][-1],
+            image_size=cfg["input_size"][-1] if image_size is None else image_size,
             crop_pct=cfg["crop_pct"],
             mean=tuple(cfg["mean"]),
             std=tuple(cfg["std"]),
@@ -51,7 +51,7 @@ def evaluation_transform(pre: Preprocessing) -> v2.Compose:
 
 
 def training_transform(size: int, crop_scale: tuple[float, float], flip: bool = True) -> v2.Compose:
-    """PIL picture to uint8 ``3 × S × S``: a random crop of that share of the area, and a mirror image half of the time."""
+    """PIL picture to uint8 ``3 × S × S``: a random crop of that share of the area, mirrored half of the time."""
     steps: list[Any] = [
         v2.PILToTensor(),
         v2.RandomResizedCrop(size, scale=crop_scale, ratio=(0.8, 1.25), antialias=True),

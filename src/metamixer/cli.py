@@ -1,0 +1,98 @@
+"""The command ``metamixer``: a table of verbs, each a typed function whose parameters are its flags."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from metamixer.errors import MetamixerError
+
+
+class Verb(NamedTuple):
+    """Where a verb's function is (imported only when the verb is used), and the verb's line of help.
+
+    Parameters without a default are positional arguments, or with ``flags`` only those that are annotated so.
+    """
+
+    module: str
+    function: str
+    usage: str
+    summary: str
+    flags: bool = False
+
+
+VERBS = {
+    "models": Verb("metamixer.model_table", "models_command", "[PATTERN]", "list models and their weights"),
+    "predict": Verb("metamixer.tasks.predict", "predict_command", "MODEL PICTURE...", "name what pictures show"),
+    "train": Verb("metamixer.train.loop", "train_command", "MODEL --data DIR", "train a classifier", flags=True),
+    "evaluate": Verb(
+        "metamixer.tasks.evaluate", "evaluate_command", "MODEL --data DIR", "measure a classifier", flags=True
+    ),
+    "convert": Verb("metamixer.weights.convert", "convert", "IN OUT", "write a checkpoint as safetensors"),
+    "export": Verb("metamixer.deploy", "export_command", "MODEL --to onnx", "export for a runtime, and check it there"),
+    "bench": Verb("metamixer.bench", "bench_command", "MODEL...", "time models side by side"),
+    "demo": Verb("metamixer.demo", "run_demo", "", "see the shipped models at work"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 fine, 1 for a failure in one sentence, 130 for Ctrl-C.
+
+    Wrong usage exits with 2. An exception that no user could have mended keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except MetamixerError as error:
+        print(f"metamixer: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from metamixer import __version__
+
+        print(f"metamixer {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "see metamixer --help"
+        print(f"metamixer: unknown verb {name!r}; {hint}", file=sys.stderr)
+        return 2
+    import tyro
+
+    verb = VERBS[name]
+    function = getattr(import_module(verb.module), verb.function)
+    config = () if verb.flags else (tyro.conf.PositionalRequiredArgs,)
+    return tyro.cli(function, prog=f"metamixer {name}", args=rest, config=config) or 0
+
+
+def _help() -> str:
+    rows = [f"  {name + ' ' + verb.usage:<32}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: metamixer VERB ...",
+            "",
+            "Vision backbones built on token mixers: train, measure, predict, export.",
+            "",
+            *rows,
+            "",
+            "metamixer VERB --help lists a verb's flags; metamixer --version prints the version.",
+            "MODEL is a name (default weights where it has any), name.tag for other weights, or a checkpoint's path.",
+        ]
+    )

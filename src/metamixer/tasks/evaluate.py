@@ -1,0 +1,91 @@
+"""Accuracy of a classifier on a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from tyro.conf import Positional, arg
+
+from metamixer.data.image_folder import ImageFolder, class_folders, split_of
+from metamixer.data.transforms import Preprocessing
+from metamixer.errors import MetamixerError
+from metamixer.models import class_names, load_model
+from metamixer.tasks.classification import (
+    VALIDATION_FOLDERS,
+    ClassificationMetrics,
+    default_device,
+    evaluate_folder,
+)
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    data: str | Path,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+    progress: bool = False,
+) -> ClassificationMetrics:
+    """Top-1 and top-5 accuracy and cross-entropy on the pictures of a folder.
+
+    Args:
+        model: a classifier (left in its mode, used on its device), a model's name, or the path of a checkpoint.
+        data: folder with one sub-folder per class, or one that holds such a folder named ``val``, ``validation`` or
+            ``test``. Where the model knows its classes' names, sub-folders are matched by name and may be fewer;
+            otherwise the sorted sub-folders are taken for classes 0, 1, 2 ….
+        image_size: side of the network's input in pixels; by default the model's own.
+        batch_size: pictures at a time.
+        workers: processes that read pictures; by default from the machine.
+        progress: show a progress bar on a terminal.
+
+    Raises MetamixerError for an unknown model, an unreadable picture, a missing folder, and a sub-folder whose name is
+    none of the model's classes.
+    """
+    if batch_size < 1:
+        raise MetamixerError(f"batch_size must be 1 or more, not {batch_size}")
+    if not isinstance(model, nn.Module):
+        model = load_model(model).to(default_device())
+    folder = _folder_for(model, split_of(data, VALIDATION_FOLDERS) or Path(data))
+    preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
+    device = next(model.parameters()).device
+    title = f"{folder.root}" if progress else None
+    return evaluate_folder(model, folder, preprocessing, device, workers, batch_size, title)
+
+
+def evaluate_command(
+    model: Positional[Annotated[str, arg(metavar="MODEL")]],
+    data: Path,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    workers: int | None = None,
+) -> None:
+    """Measure a classifier on a folder of pictures.
+
+    Args:
+        model: a model's name, ``name.tag`` for particular weights, or the path of a checkpoint.
+        data: folder with ``CLASS/*.jpg``, or with ``val/CLASS/*.jpg`` (``validation`` or ``test`` also serve).
+        image_size: side of the network's input in pixels; the model's own by default.
+        batch_size: pictures at a time.
+        workers: processes that read pictures, 0 for none; by default from the machine.
+    """
+    metrics = evaluate(model, data, image_size, batch_size, workers, progress=True)
+    table = Table("model", "pictures", "top-1 %", "top-5 %", "loss")
+    table.add_row(model, str(metrics.count), f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}")
+    Console().print(table)
+
+
+def _folder_for(model: nn.Module, root: Path) -> ImageFolder:
+    """The folder with labels in the order of the model's classes."""
+    names = class_names(model)
+    if names is not None:
+        return ImageFolder(root, classes=names)
+    found, expected = len(class_folders(root)), model.num_classes
+    if found and found != expected:
+        raise MetamixerError(
+            f"{root} holds {found} class folders, the model has {expected} classes and no names to match them by"
+        )
+    return ImageFolder(root)

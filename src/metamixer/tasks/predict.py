@@ -1,0 +1,194 @@
+"""Predict the class of pictures, and draw the prediction beside the picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from tyro.conf import Positional, arg
+
+from metamixer.data.files import make_folder, replace_when_done
+from metamixer.data.pictures import pictures_below, read_picture, to_rgb
+from metamixer.data.transforms import Preprocessing, evaluation_transform
+from metamixer.errors import MetamixerError
+from metamixer.models import class_names, load_model
+from metamixer.tasks.classification import default_device
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one picture, best first.
+
+    Args:
+        labels: class names, or class indices for a model without names.
+        scores: probabilities in 0…1.
+        indices: class indices.
+        picture: the picture, upright and RGB.
+        source: its path, if it came from a file.
+    """
+
+    labels: tuple[str, ...] | tuple[int, ...]
+    scores: tuple[float, ...]
+    indices: tuple[int, ...]
+    picture: Image.Image = field(repr=False, compare=False)
+    source: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the picture, ready for JSON."""
+        return {
+            "source": self.source,
+            "labels": list(self.labels),
+            "scores": list(self.scores),
+            "indices": list(self.indices),
+        }
+
+    def draw(self, side: int = 360) -> Image.Image:
+        """The picture, fitted into ``side × side`` pixels, with its classes and bars of their scores on the right."""
+        return _draw(self, side)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module | str | Path,
+    picture: Image.Image | str | Path,
+    topk: int = 5,
+    image_size: int | None = None,
+) -> Prediction:
+    """The ``topk`` likeliest classes of a picture.
+
+    Args:
+        model: a classifier (left in its mode, used on its device), a model's name, or the path of a checkpoint.
+        picture: a picture or its path.
+        topk: classes in the result, at most as many as the model has.
+        image_size: side of the network's input in pixels; by default the model's own.
+
+    Raises MetamixerError for an unknown model, an unreadable picture, a model without classifier, and ``topk`` below 1.
+    """
+    if topk < 1:
+        raise MetamixerError(f"topk must be 1 or more, not {topk}")
+    if not isinstance(model, nn.Module):
+        model = load_model(model).to(default_device())
+    upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
+    preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
+    pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
+    was_training = model.training
+    model.eval()
+    logits = model(preprocessing.normalise(pixels))
+    model.train(was_training)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or getattr(model, "num_classes", 1) == 0:
+        raise MetamixerError("the model has no classifier; predict wants one output per class")
+
+    scores, best = logits[0].float().softmax(0).topk(min(topk, logits.shape[1]))
+    indices = tuple(best.tolist())
+    names = class_names(model, readable=True)
+    labels = indices if names is None else tuple(names[i] for i in indices)
+    source = None if isinstance(picture, Image.Image) else str(picture)
+    return Prediction(labels, tuple(scores.tolist()), indices, upright, source)
+
+
+def predict_command(
+    model: Positional[Annotated[str, arg(metavar="MODEL")]],
+    picture: Positional[Annotated[Path, arg(metavar="PICTURE")]],
+    more: Positional[Annotated[tuple[Path, ...], arg(metavar="MORE")]] = (),
+    *,
+    topk: int = 5,
+    image_size: int | None = None,
+    out: Path | None = None,
+) -> int:
+    """Name what pictures show.
+
+    Args:
+        model: a model's name, ``name.tag`` for particular weights, or the path of a checkpoint.
+        picture: a picture, or a folder of pictures.
+        more: further pictures and folders.
+        topk: classes shown per picture.
+        image_size: side of the network's input in pixels; the model's own by default.
+        out: folder for the drawn predictions and ``predictions.json``.
+    """
+    files = _picture_files((picture, *more))
+    folder = None if out is None else make_folder(out)
+    classifier = load_model(model).to(default_device())
+    results = []
+    for file in files:
+        try:
+            result = predict(classifier, file, topk, image_size)
+        except MetamixerError as error:
+            print(f"metamixer: {error}", file=sys.stderr)
+            continue
+        results.append(result)
+        _print_table(result)
+        if folder is not None:
+            _save_drawing(result, folder / f"{len(results):04}_{file.stem}.png")
+    if folder is not None:
+        with replace_when_done(folder / "predictions.json") as temporary:
+            temporary.write_text(json.dumps([result.to_dict() for result in results], indent=2) + "\n")
+    return 0 if len(results) == len(files) else 1
+
+
+def _picture_files(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the pictures below them."""
+    files: list[Path] = []
+    for path in paths:
+        found = pictures_below(path) if path.is_dir() else [path]
+        if not found:
+            raise MetamixerError(f"{path} holds no pictures")
+        files.extend(found)
+    return files
+
+
+def _print_table(result: Prediction) -> None:
+    table = Table("class", "score", title=result.source, title_justify="left", title_style="bold", show_header=False)
+    for label, score in zip(result.labels, result.scores, strict=True):
+        table.add_row(str(label), f"{100 * score:5.1f} %")
+    Console().print(table)
+
+
+def _save_drawing(result: Prediction, path: Path) -> None:
+    with replace_when_done(path) as temporary:
+        result.draw().save(temporary, "PNG")
+
+
+_MARGIN, _ROW, _BAR_WIDTH, _FONT_SIZE = 16, 56, 320, 20
+
+
+def _draw(result: Prediction, side: int) -> Image.Image:
+    picture = ImageOps.contain(result.picture, (side, side), Image.Resampling.LANCZOS)
+    rows = len(result.labels)
+    height = max(picture.height, rows * _ROW) + 2 * _MARGIN
+    canvas = Image.new("RGB", (picture.width + _BAR_WIDTH + 3 * _MARGIN, height), "white")
+    canvas.paste(picture, (_MARGIN, (height - picture.height) // 2))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), _FONT_SIZE)
+    left = picture.width + 2 * _MARGIN
+    top = (height - rows * _ROW) // 2
+    for row, (label, score) in enumerate(zip(result.labels, result.scores, strict=True)):
+        y = top + row * _ROW
+        percent = f"{100 * score:.1f} %"
+        draw.text((left + _BAR_WIDTH, y), percent, "black", font, anchor="ra")
+        room = _BAR_WIDTH - draw.textlength(percent, font) - _MARGIN
+        draw.text((left, y), _shortened(str(label), room, font), "black", font)
+        colour = "#1f6fb2" if row == 0 else "#8db8dc"
+        bar = Image.new("RGB", (_BAR_WIDTH, 12), "#e8eaed")
+        bar.paste(colour, (0, 0, round(_BAR_WIDTH * score), bar.height))
+        canvas.paste(bar, (left, y + _FONT_SIZE + 8))
+    return canvas
+
+
+def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """``text`` on one line of at most ``width`` pixels, ending in … where it was cut."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
