@@ -178,7 +178,7 @@ def _optimizer_and_scheduler(model: nn.Module, config: TrainConfig, steps: int) 
         optimizer,
         sched=config.sched,
         num_epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # fractions work
+        warmup_epochs=config.warmup_epochs,  # fractions of an epoch work too
         warmup_lr=config.lr / 100,
         min_lr=config.lr / 100,
         step_on_epochs=False,
