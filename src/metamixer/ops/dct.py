@@ -16,7 +16,7 @@ from metamixer.ops.transform_choice import prefers_fft
 def dct2(x: Tensor) -> Tensor:
     """DCT-II over the last two axes: ``… × H × W`` to the same shape, as ``scipy.fft.dctn(type=2, norm="ortho")``."""
     height, width = x.shape[-2:]
-    if prefers_fft(height, width, x.device):
+    if prefers_fft("dct", height, width):
         return _dct_by_fft(_dct_by_fft(x, -1), -2)
     rows = x @ constants.constant(constants.dct_matrix, width, like=x).mT
     return constants.constant(constants.dct_matrix, height, like=x) @ rows
@@ -26,7 +26,7 @@ def dct2(x: Tensor) -> Tensor:
 def idct2(spectrum: Tensor) -> Tensor:
     """Inverse of :func:`dct2` (a DCT-III): ``… × H × W`` to the same shape."""
     height, width = spectrum.shape[-2:]
-    if prefers_fft(height, width, spectrum.device):
+    if prefers_fft("dct", height, width):
         return _idct_by_fft(_idct_by_fft(spectrum, -2), -1)
     columns = constants.constant(constants.dct_matrix, height, like=spectrum).mT @ spectrum
     return columns @ constants.constant(constants.dct_matrix, width, like=spectrum)

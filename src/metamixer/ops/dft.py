@@ -18,7 +18,7 @@ from metamixer.ops.transform_choice import prefers_fft
 def rdft2(x: Tensor) -> Tensor:
     """Half spectrum of real maps: ``B × C × H × W`` to ``B × C × 2 × H × Wf``, as ``torch.fft.rfft2(norm="ortho")``."""
     batch, channels, height, width = x.shape
-    if prefers_fft(height, width, x.device):
+    if prefers_fft("dft", height, width):
         return torch.view_as_real(torch.fft.rfft2(x, norm="ortho")).movedim(-1, 2)
     half = width // 2 + 1
     rows = x @ constants.constant(constants.dft_over_width, width, like=x)  # B, C, H, (part, Wf)
@@ -36,7 +36,7 @@ def irdft2(spectrum: Tensor, width: int) -> Tensor:
     batch, channels, _, height, half = spectrum.shape
     if isinstance(width, int) and isinstance(half, int) and width // 2 + 1 != half:
         raise ValueError(f"a half spectrum of {half} columns does not belong to a map {width} wide")
-    if prefers_fft(height, width, spectrum.device):
+    if prefers_fft("dft", height, width):
         complex_spectrum = torch.view_as_complex(spectrum.movedim(2, -1).contiguous())
         return torch.fft.irfft2(complex_spectrum, s=(height, width), norm="ortho")
     columns = spectrum.reshape(batch, channels, 2 * height, half)  # rows ordered (part, row)

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import torch
-
 from metamixer.ops.tracing import is_tracing
 
 Choice = Literal["auto", "matmul", "fft"]
 
-# Crossover of height + width, from benchmarks/transforms.md. A product costs H+W multiplications a pixel, an FFT
-# about log(H*W) of slower ones; GPUs have matrix units and cross over later.
-_CROSSOVER = {"cpu": 128, "cuda": 256}
+# Height + width above which an FFT is taken. A product costs H + W multiplications a pixel, an FFT about log(H * W)
+# of slower ones, and a DCT by FFT must reorder and turn its samples besides. The numbers come from a CPU
+# (benchmarks/transforms.md: DFT crosses over at about 56², DCT is still 3.6 times slower by FFT at 256²); GPUs, whose
+# matrix units are faster still, have not been measured and follow the same rule.
+_CROSSOVER = {"dft": 120, "dct": 2048}
 _forced: Choice = "auto"
 
 
@@ -35,10 +35,10 @@ def use_transform(choice: Choice) -> Iterator[None]:
         _forced = previous
 
 
-def prefers_fft(height: int, width: int, device: torch.device) -> bool:
-    """Whether a map of this size on this device is transformed by FFT rather than by matrix product."""
+def prefers_fft(transform: Literal["dft", "dct"], height: int, width: int) -> bool:
+    """Whether a map of this size is transformed by FFT rather than by matrix product."""
     if is_tracing():
         return False  # complex tensors must not reach an exported or compiled graph
     if _forced != "auto":
         return _forced == "fft"
-    return height + width > _CROSSOVER.get(device.type, _CROSSOVER["cpu"])
+    return height + width > _CROSSOVER[transform]
