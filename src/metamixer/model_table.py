@@ -36,8 +36,9 @@ def models_command(pattern: Positional[Annotated[str, arg(metavar="PATTERN")]] =
         tags = [weights.partition(".")[2] for weights in list_weights(name)]
         model = _without_memory(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        side = Preprocessing.of(model.pretrained_cfg).image_size
-        table.add_row(name, f"{parameters / 1e6:.2f}", str(side), ", ".join(tags) or "–")
+        cfg = getattr(model, "pretrained_cfg", None)
+        side = "–" if cfg is None else str(Preprocessing.of(cfg).image_size)  # other networks take no squares
+        table.add_row(name, f"{parameters / 1e6:.2f}", side, ", ".join(tags) or "–")
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""Create models by name, with weights by tag or by path: a thin layer over timm's factory."""
+"""Create models by name, with weights by tag or by path: a thin layer over timm's factory and the other networks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import nn
 
 import metamixer.backbones  # noqa: F401  registers with timm
 from metamixer.errors import MetamixerError
+from metamixer.networks import NETWORKS, create_network
 from metamixer.weights.checkpoint import Metadata, read_metadata
 from metamixer.weights.convert import arguments_of, infer_architecture
 from metamixer.weights.load import read_state
@@ -30,7 +31,7 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 def create_model(
     name: str, *, pretrained: bool | None = None, checkpoint: str | Path | None = None, **kwargs: Any
 ) -> nn.Module:
-    """A network of this library, as ``timm.create_model`` makes it.
+    """A network of this library: a backbone as ``timm.create_model`` makes it, or one of ``metamixer.networks``.
 
     Args:
         name: an architecture (see :func:`list_models`), or ``architecture.tag`` for particular weights (see
@@ -40,14 +41,18 @@ def create_model(
         checkpoint: file to load instead: ours, or in any layout of the papers' authors. Another number of classes
             keeps the backbone and leaves the classifier fresh, with a notice in the log.
         kwargs: timm's and the architecture's own: ``num_classes``, ``in_chans``, ``features_only``, ``out_indices``,
-            ``drop_path_rate``, ``mixer`` …
+            ``drop_path_rate``, ``mixer`` …; ``scale``, ``channels``, ``lookback`` … of the other networks.
 
-    The model's ``pretrained_cfg`` holds what it expects of a picture, and ``label_names`` where the classes are known.
+    A backbone's ``pretrained_cfg`` holds what it expects of a picture, and ``label_names`` where the classes are known.
 
     Raises MetamixerError for an unknown name or tag, weights that cannot be had, and a checkpoint that does not fit.
     """
     architecture, _, tag = name.partition(".")
     _check_name(architecture, tag)
+    if architecture in NETWORKS:
+        if pretrained and checkpoint is None:
+            raise _no_weights(architecture)
+        return create_network(architecture, checkpoint, **kwargs)
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     file: Path | None = None
     if checkpoint is not None:
@@ -79,7 +84,8 @@ def load_model(spec: str | Path) -> nn.Module:
         spec: the path of a checkpoint; ``architecture.tag``; or an architecture, which means its default weights
             (shipped ones first, else published ones that can be downloaded) or, with a notice, an untrained network.
 
-    Raises MetamixerError as :func:`create_model` does, and for a checkpoint that does not tell its architecture.
+    Raises MetamixerError as :func:`create_model` does, for a checkpoint that does not tell its architecture, and for
+    networks that no command can run yet.
     """
     path = Path(spec).expanduser()
     if path.is_file() or path.suffix in _SUFFIXES or isinstance(spec, Path) or len(path.parts) > 1:
@@ -88,6 +94,8 @@ def load_model(spec: str | Path) -> nn.Module:
     _check_name(architecture, tag)
     if tag:
         return create_model(str(spec))
+    if architecture in NETWORKS:
+        raise MetamixerError(f"{architecture} is no picture classifier: there is no command for it yet, only Python")
     if timm.models.is_model_pretrained(architecture):
         return create_model(architecture, pretrained=True)
     pages = {PUBLISHED[name].page for name in list_weights(architecture) if name in PUBLISHED}
@@ -111,9 +119,12 @@ def _load_file(path: Path) -> nn.Module:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of this library's architectures that match a shell pattern, such as ``"casvit*"``, in natural order."""
-    ours = (name for name in timm.list_models() if model_entrypoint(name).__module__.startswith("metamixer."))
-    return [name for name in ours if fnmatch(name, pattern)]
+    """Names of this library's networks that match a shell pattern, such as ``"casvit*"``.
+
+    Backbones come first, in natural order, then the networks that classify no pictures.
+    """
+    backbones = [name for name in timm.list_models() if model_entrypoint(name).__module__.startswith("metamixer.")]
+    return [name for name in (*backbones, *NETWORKS) if fnmatch(name, pattern)]
 
 
 def class_names(model: nn.Module, readable: bool = False) -> list[str] | None:
@@ -150,7 +161,8 @@ def _check_name(architecture: str, tag: str) -> None:
         near = get_close_matches(architecture, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`metamixer models` lists them"
         raise MetamixerError(f"unknown model {architecture!r}; {hint}")
-    if tag and f"{architecture}.{tag}" not in (tags := get_arch_pretrained_cfgs(architecture)):
+    tags = {} if architecture in NETWORKS else get_arch_pretrained_cfgs(architecture)
+    if tag and f"{architecture}.{tag}" not in tags:
         weights = [name for name in tags if "." in name]
         hint = f"known: {', '.join(weights)}" if weights else "there are none"
         raise MetamixerError(f"unknown weights '{architecture}.{tag}'; {hint}")
@@ -164,10 +176,12 @@ def _weights_file(architecture: str, tag: str) -> Path:
         return Path(cfg.file)
     name = f"{architecture}.{cfg.tag}"
     if name not in PUBLISHED:
-        raise MetamixerError(
-            f"there are no weights of {architecture} yet; pass checkpoint=PATH or leave pretrained out"
-        )
+        raise _no_weights(architecture)
     return published_file(name)
+
+
+def _no_weights(architecture: str) -> MetamixerError:
+    return MetamixerError(f"there are no weights of {architecture} yet; pass checkpoint=PATH or leave pretrained out")
 
 
 def _metadata_of(path: Path) -> Metadata | None:

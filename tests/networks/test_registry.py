@@ -1,0 +1,92 @@
+"""The networks by name, beside the backbones and out of timm's sight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import metamixer as mm
+from metamixer import MetamixerError
+from metamixer.model_table import models_command
+from metamixer.models import load_model
+from metamixer.networks import NETWORKS
+from metamixer.weights.released import FFNET_TSF, rename
+
+# Of the released code; the classifier of the point network has 20 classes.
+PARAMETERS = {
+    "ffnet_sr_light": 1_789_452,
+    "ffnet_points": 103_211_136 + 64 * 20 + 20,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_the_releases(name: str) -> None:
+    with torch.device("meta"):
+        model = mm.create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+
+
+def test_they_are_listed_but_not_by_timm() -> None:
+    assert mm.list_models("ffnet_sr*") == ["ffnet_sr", "ffnet_sr_light"]
+    assert set(NETWORKS) <= set(mm.list_models())
+    assert not set(NETWORKS) & set(timm.list_models())
+
+
+def test_the_table_of_models_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    models_command("ffnet_sr*")
+    assert "1.79" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("ffnet_tfs", {}, "unknown model 'ffnet_tfs'; did you mean 'ffnet_tsf'"),
+        ("ffnet_sr.div2k", {}, "unknown weights 'ffnet_sr.div2k'; there are none"),
+        ("ffnet_sr", {"pretrained": True}, "there are no weights of ffnet_sr yet"),
+        ("ffnet_sr", {"factor": 2}, "ffnet_sr takes no argument 'factor'; it takes scale, dim, depth, expansion$"),
+        ("ffnet_sr_light", {"scale": 8}, "a scale of 2, 3 or 4, not 8"),
+        ("ffnet_points", {"enc_depths": (1, 1)}, "as many stages"),
+        ("ffnet_tsf", {"kernel_size": 50}, "kernels must be odd"),
+        ("ffnet_tsf", {"lookback": 1}, "a lookback of 1"),
+        ("ffnet_tsf", {"channels": 0}, "at least 1"),
+        ("ffnet_tsf", {"checkpoint": "nowhere.pth"}, "nowhere.pth cannot be read"),
+    ],
+)
+def test_what_cannot_be_created(name: str, kwargs: dict[str, object], message: str) -> None:
+    with pytest.raises(MetamixerError, match=message):
+        mm.create_model(name, **kwargs)
+
+
+def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
+    torch.save(mm.create_model("ffnet_sr_light", dim=8, depth=1).state_dict(), tmp_path / "x2.pth")
+    with pytest.raises(MetamixerError, match=r"x2.pth does not fit FFNetSR \(misshapen: last.weight"):
+        mm.create_model("ffnet_sr_light", scale=3, dim=8, depth=1, checkpoint=tmp_path / "x2.pth")
+    with pytest.raises(MetamixerError, match="does not fit FFNetTSF"):
+        mm.create_model("ffnet_tsf", checkpoint=tmp_path / "x2.pth")
+
+
+def test_own_state_dicts_come_back(tmp_path: Path) -> None:
+    saved = mm.create_model(
+        "ffnet_points", num_classes=3, enc_depths=(1,), enc_channels=(8,), dec_depths=(), dec_channels=()
+    )
+    torch.save(saved.state_dict(), tmp_path / "own.pth")
+    loaded = mm.create_model(
+        "ffnet_points", num_classes=3, enc_depths=(1,), enc_channels=(8,), dec_depths=(), dec_channels=(),
+        checkpoint=tmp_path / "own.pth",
+    )  # fmt: skip
+    assert all(
+        torch.equal(a, b) for a, b in zip(saved.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+
+
+def test_commands_say_that_they_cannot_run_them_yet() -> None:
+    with pytest.raises(MetamixerError, match="no picture classifier"):
+        load_model("ffnet_sr_light")
+
+
+def test_layers_that_the_release_never_runs_are_left_out() -> None:
+    assert rename("model.lat_layer.0.weight", FFNET_TSF) == ""
+    assert rename("model.downsample_layers.0.0.weight", FFNET_TSF) == "stem.conv.weight"
