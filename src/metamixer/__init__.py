@@ -20,6 +20,7 @@ _PUBLIC = {
     "register_mixer": "metamixer.mixers",
     "create_model": "metamixer.models",
     "list_models": "metamixer.models",
+    "build": "metamixer.heads.build",
     "list_weights": "metamixer.weights",
     "merge": "metamixer.deploy.merge",
     "export": "metamixer.deploy",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # `x as x` tells the checker that x is public
     from metamixer.deploy.export import export as export
     from metamixer.deploy.merge import merge as merge
     from metamixer.errors import MetamixerError as MetamixerError
+    from metamixer.heads.build import build as build
     from metamixer.mixers import MetaMixer as MetaMixer
     from metamixer.mixers import create_mixer as create_mixer
     from metamixer.mixers import list_mixers as list_mixers

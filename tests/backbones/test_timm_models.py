@@ -15,18 +15,13 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 NAMES = [name for name in timm.list_models() if model_entrypoint(name).__module__.startswith("metamixer.")]
 NANOS = [name for name in NAMES if name.endswith("_nano")]
+TAGGED = [name for name in timm.list_models(include_tags=True) if name.partition(".")[0] in NAMES]
+LIGHT = [*NANOS, "affnet_et", "casvit_xs"]
 
 
 def on_meta(name: str, **kwargs) -> nn.Module:
     with torch.device("meta"):
         return timm.create_model(name, **kwargs)
-
-
-LIGHT = [name for name in NAMES if sum(p.numel() for p in on_meta(name).parameters()) < 6e6]
-
-
-def test_light_networks_of_every_family_are_run():
-    assert {name.split("_")[0] for name in LIGHT} == {name.split("_")[0] for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,30 +46,24 @@ def test_forward(name):
     torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_backward_reaches_every_parameter(name):
-    # Which parameters a loss depends on does not depend on values, so the largest networks are checked as well.
-    model = on_meta(name, num_classes=42).train()
-    logits = model(torch.empty(2, 3, 64, 64, device="meta"))
-    assert logits.shape == (2, 42)
-    logits.mean().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None] == []
-
-
 @pytest.mark.parametrize("name", LIGHT)
-def test_gradients_are_finite(name):
-    model = timm.create_model(name, num_classes=5).train()
-    nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 3])).backward()
-    assert [n for n, p in model.named_parameters() if not p.grad.isfinite().all()] == []
+def test_backward_reaches_every_parameter(name):
+    model = timm.create_model(name, num_classes=42).train()
+    logits = model(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 42)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 41])).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TAGGED)
 def test_default_configuration(name):
     model = on_meta(name)
     cfg, parameters = model.default_cfg, model.state_dict()
     classifiers = cfg["classifier"] if isinstance(cfg["classifier"], (tuple, list)) else (cfg["classifier"],)
-    for layer in (*classifiers, cfg["first_conv"]):
-        assert f"{layer}.weight" in parameters
+    for classifier in classifiers:
+        assert parameters[f"{classifier}.weight"].shape == (cfg["num_classes"], model.num_features)
+    # timm takes a checkpoint's classifiers off by these names, so every one must be listed.
+    assert len(classifiers) == sum(isinstance(part, nn.Linear) for part in model.head.children())
     assert parameters[f"{cfg['first_conv']}.weight"].shape[1] == cfg["input_size"][0]
     features = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
     assert features.shape == (1, model.num_features, *cfg["pool_size"])

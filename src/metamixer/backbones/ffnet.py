@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import trunc_normal_
+from timm.layers import LayerNorm2d, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
@@ -37,6 +37,7 @@ class FFNet(Backbone):
         channel_kernel: depthwise kernel of the channel mixers.
         expansion: hidden channels of the channel mixers, as a multiple.
         layer_scale: initial layer scale, None for none.
+        feature_norms: one channel-wise layer norm per intermediate map (the released dense-prediction backbones).
         in_chans, num_classes, global_pool, drop_rate: as everywhere in timm.
         drop_path_rate: stochastic depth at the last block, rising linearly from 0.
     """
@@ -55,6 +56,7 @@ class FFNet(Backbone):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        feature_norms: bool = False,
     ) -> None:
         stem = nn.Sequential(
             ConvNorm(in_chans, stem_dim, 3, stride=2, act=nn.GELU()), ConvNorm(stem_dim, dims[0], 3, stride=2)
@@ -83,6 +85,8 @@ class FFNet(Backbone):
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
+        if feature_norms:
+            self.feature_norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-6) for dim in dims)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 trunc_normal_(module.weight, std=0.02)

@@ -20,8 +20,10 @@ from metamixer.weights.released import to_our_layout
 
 notices = logging.getLogger("metamixer")
 
-# Entries that may hold the weights; averaged ones come first, as in timm. The last two are those of CVNets.
-WRAPPINGS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "model_state_dict")
+# Entries that may hold the weights; averaged ones come first, as in timm. CVNets and BasicSR have names of their own.
+WRAPPINGS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "state_dict", "model", "model_state_dict", "params"
+)  # fmt: skip
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 BACKBONES = ("backbone.", "encoder.")  # mmdetection and mmsegmentation, CVNets
 
@@ -30,8 +32,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint file by our names.
 
     The file may be safetensors or PyTorch, a state dict or a dictionary around one (averaged weights are preferred),
-    with the prefixes of wrappers, or a whole dense-prediction network, of which the backbone is taken. Nothing in the
-    file is run.
+    with the prefixes of wrappers, or a dense-prediction network, of which the backbone is taken. Nothing in the file is
+    run.
 
     Raises MetamixerError for a file that is missing, empty, cut short, no checkpoint, or that needs code to be run.
     """
@@ -45,6 +47,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def state_from(contents: Any, model: nn.Module | None = None) -> dict[str, Tensor]:
     """Tensors, by our names, in a checkpoint's contents; timm takes it as ``pretrained_filter_fn``."""
     return to_our_layout(unwrap(contents))
+
+
+def read_network(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file as :func:`read_state`, but of the whole network and by the file's own names."""
+    path = Path(path)
+    state = unwrap_network(_read(path))
+    if not state:
+        raise MetamixerError(f"{path} holds no weights")
+    return state
 
 
 def _read(path: Path) -> Any:
@@ -75,6 +86,15 @@ def _read(path: Path) -> Any:
 
 
 def unwrap(contents: Any) -> dict[str, Tensor]:
+    """As :func:`unwrap_network`, but of a dense-prediction network the backbone alone."""
+    state = unwrap_network(contents)
+    for prefix in BACKBONES:
+        if any(name.startswith(prefix) for name in state):
+            return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return state
+
+
+def unwrap_network(contents: Any) -> dict[str, Tensor]:
     """The state dict inside a checkpoint's contents, without the prefixes of wrappers; empty where there is none."""
     while isinstance(contents, Mapping):
         inner = [contents[name] for name in WRAPPINGS if isinstance(contents.get(name), Mapping)]
@@ -86,9 +106,6 @@ def unwrap(contents: Any) -> dict[str, Tensor]:
     state = {str(name): tensor for name, tensor in contents.items() if isinstance(tensor, Tensor)}
     while state and any(name.startswith(WRAPPERS) for name in state):
         state = {_without(name, WRAPPERS): tensor for name, tensor in state.items()}
-    for prefix in BACKBONES:
-        if any(name.startswith(prefix) for name in state):
-            return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
     return state
 
 
@@ -128,7 +145,14 @@ def fit(
     if headless:
         said.append(_keep_own(state, expected, "final.", "no last norm"))
     said.append(_adapt_feature_norms(state, expected))
+    check_fit(state, expected, getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__, source)
+    return state, [notice for notice in said if notice]
 
+
+def check_fit(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], architecture: str, source: str | Path
+) -> None:
+    """Raise MetamixerError, naming the first few keys, where names and shapes are not the expected ones."""
     names = {
         "missing": [name for name in expected if name not in state and not _is_counter(name)],
         "unexpected": [name for name in state if name not in expected],
@@ -144,9 +168,7 @@ def fit(
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             problems.append(f"{problem}: {', '.join(found[:3])}{more}")
     if problems:
-        architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
         raise MetamixerError(f"{source} does not fit {architecture} ({'; '.join(problems)})")
-    return state, [notice for notice in said if notice]
 
 
 def _is_counter(name: str) -> bool:

@@ -1,6 +1,8 @@
-"""Key maps from the authors' layouts to ours, for the backbones and classifiers of AFFNet, CAS-ViT and FFNet.
+"""Key maps from the authors' layouts to ours: the backbones and classifiers of AFFNet, CAS-ViT and FFNet, and FFNet's
+networks for super-resolution, forecasting and point clouds.
 
-A layout is a table of (pattern, replacement) rules, applied one after the other to every key. Facts come from
+A layout is a table of (pattern, replacement) rules, applied one after the other to every key; a key of which nothing is
+left belongs to layers that the release carries and never runs. Facts come from
 microsoft/TokenMixers (99dbe38), Tianfang-Zhang/CAS-ViT (041d2d6) and ysj9909/FFNet (f3c3e4c).
 """
 
@@ -85,16 +87,65 @@ FFNET: Rules = (
     (r"^head\.", "head.fc."),
 )
 
+# BasicSR's network: entries of the mixers count the activation.
+FFNET_SR: Rules = (
+    (r"^proj\.", "first."),
+    (r"^conv_bef_up\.", "last."),
+    (r"_mixer\.0\.", "_mixer.query."),
+    (r"_mixer\.1\.", "_mixer.interact."),
+    (r"_mixer\.3\.", "_mixer.aggregate."),
+)
+
+FFNET_TSF: Rules = (
+    (r"^model\.(downsample_layers\.[1-9]|te_patch|lat_layer|smooth_layer|up_sample_conv)\..*", ""),  # never run
+    (r"^model\.downsample_layers\.0\.0\.", "stem.conv."),
+    (r"^model\.downsample_layers\.0\.1\.", "stem.norm."),
+    (r"^model\.stages\.0\.", ""),
+    (r"^model\.head\.linear\.", "output."),
+    (r"_mixer\.ffnpw1\.", "_mixer.mix.spread."),
+    (r"_mixer\.ffnpw2\.", "_mixer.mix.gather."),
+    (r"\.token_mixer\.dw1\.", ".token_mixer.interact."),
+    (r"\.token_mixer\.dw2\.", ".token_mixer.aggregate."),
+    (r"\.dw\.lkb_origin\.", ".query.branches.0."),  # the large kernel
+    (r"\.dw\.small_conv\.", ".query.branches.1."),  # the small one beside it
+    (r"\.bn\.", ".norm."),
+)
+
+# Pointcept's network, alone or inside a segmentor.
+FFNET_POINTS: Rules = (
+    (r"^backbone\.", ""),
+    (r"^seg_head\.", "head.fc."),
+    (r"^embedding\.stem\.", "embedding."),
+    (r"^enc\.enc(\d+)\.", r"encoder.\1."),
+    (r"^dec\.dec(\d+)\.", r"decoder.\1."),
+    (r"\.block(\d+)\.", r".blocks.\1."),
+    (r"\.down\.norm\.0\.", ".down.norm."),
+    (r"\.up\.proj\.", ".up.coarse."),
+    (r"\.up\.proj_skip\.", ".up.skip."),
+    (r"\.norm([12])\.0\.", r".norm\1."),
+    (r"\.token_mixer\.0\.", ".query."),
+    (r"\.token_mixer\.1\.", ".interact.conv."),
+    (r"\.token_mixer\.2\.", ".interact.norm."),
+    (r"\.token_mixer\.4\.", ".aggregate.conv."),
+    (r"\.token_mixer\.5\.", ".aggregate.norm."),
+    (r"\.channel_mixer\.0\.", ".local.conv."),
+    (r"\.channel_mixer\.1\.", ".local.norm."),
+    (r"\.channel_mixer\.2\.", "."),
+)
+
 # Family → (a key by which its layout is known, its rules).
 LAYOUTS: dict[str, tuple[str, Rules]] = {
     "affnet": (r"^conv_1\.block\.", AFFNET),
     "casvit": (r"^network\.0\.0\.local_perception\.", CASVIT),
     "ffnet": (r"^stages\.0\.0\.token_mixer\.0\.main\.", FFNET),
+    "ffnet_sr": (r"^body\.0\.token_mixer\.0\.", FFNET_SR),
+    "ffnet_tsf": (r"^model\.stages\.0\.blocks\.0\.token_mixer\.ffnpw1\.", FFNET_TSF),
+    "ffnet_points": (r"^(backbone\.)?embedding\.stem\.conv\.", FFNET_POINTS),
 }
 
 
 def released_layout(keys: Mapping[str, Tensor]) -> str | None:
-    """``"affnet"``, ``"casvit"`` or ``"ffnet"`` for keys in the layout of that release, None for any other."""
+    """The family, one of ``LAYOUTS``, for keys in the layout of its release, None for any other."""
     for family, (mark, _) in LAYOUTS.items():
         if any(re.match(mark, key) for key in keys):
             return family
@@ -114,4 +165,6 @@ def to_our_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if family is None:
         return dict(state)
     rules = LAYOUTS[family][1]
-    return {rename(key, rules): tensor for key, tensor in state.items()}
+    renamed = {rename(key, rules): tensor for key, tensor in state.items()}
+    renamed.pop("", None)
+    return renamed

@@ -1,0 +1,104 @@
+"""RetinaNet (arXiv 1708.02002), as CAS-ViT detects with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.heads.anchors import anchors_around_zero, grid_anchors
+from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at, normal_init
+from metamixer.heads.boxes import decode_deltas, has_area, strongest
+from metamixer.heads.fpn import FeaturePyramid
+
+STRIDES = (8, 16, 32, 64, 128)
+SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
+RATIOS = (0.5, 1.0, 2.0)
+ANCHORS = len(SCALES) * len(RATIOS)
+
+
+class RetinaHead(nn.Module):
+    """Two towers of four convolutions on every level: class logits and box deltas of nine anchors a cell.
+
+    ``B × in × H × W`` to ``B × 9·classes × H × W`` (channel = anchor · classes + class) and ``B × 36 × H × W``.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.class_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.box_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.classifier = nn.Conv2d(channels, ANCHORS * num_classes, 3, padding=1)
+        self.regressor = nn.Conv2d(channels, ANCHORS * 4, 3, padding=1)
+        normal_init([self])
+        nn.init.constant_(self.classifier.bias, -math.log(99))  # type: ignore[arg-type]  # a score of 0.01 at first
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        classes = boxes = x
+        for class_conv, box_conv in zip(self.class_tower, self.box_tower, strict=True):
+            classes, boxes = class_conv(classes).relu(), box_conv(boxes).relu()
+        return self.classifier(classes), self.regressor(boxes)
+
+
+class RetinaNet(DenseModel):
+    """Raw outputs: class logits of five levels at strides 8 … 128, then box deltas of the same.
+
+    Args:
+        channels: width of pyramid and head.
+        score_threshold, candidates, overlap, limit: of the post-processing: only scores above the threshold, of
+            those the best candidates of each level, suppressed at this overlap per class, the best of all.
+    """
+
+    classifiers = ("head.classifier",)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        channels: int = 256,
+        score_threshold: float = 0.05,
+        candidates: int = 1000,
+        overlap: float = 0.5,
+        limit: int = 100,
+    ) -> None:
+        super().__init__(backbone, num_classes)
+        self.score_threshold, self.candidates, self.overlap, self.limit = score_threshold, candidates, overlap, limit
+        self.places, widths = levels_at(backbone, STRIDES[:3])
+        self.neck = FeaturePyramid(widths, channels, len(STRIDES), extra="conv")
+        self.head = RetinaHead(channels, num_classes)
+
+    def forward_raw(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = self.maps(x)
+        logits, deltas = zip(*(self.head(level) for level in self.neck([maps[i] for i in self.places])), strict=True)
+        return (*logits, *deltas)
+
+    def anchors(self, raw: Sequence[Tensor]) -> list[Tensor]:
+        """Anchor boxes of each level, ``(H · W · 9) × 4``, in pixels of the input."""
+        return [
+            grid_anchors(anchors_around_zero(stride, SCALES, RATIOS).to(level.device), level.shape[-2:], stride)
+            for stride, level in zip(STRIDES, raw, strict=False)
+        ]
+
+    @torch.no_grad()
+    def postprocess(self, raw: Sequence[Tensor], sizes: Sequence[Size], padded: Size | None = None) -> list[Detections]:
+        check_sizes(raw[0], sizes)
+        anchors = self.anchors(raw)
+        levels = len(STRIDES)
+        results = []
+        for i, size in enumerate(sizes):
+            boxes, scores, labels = [], [], []
+            for around, logits, deltas in zip(anchors, raw[:levels], raw[levels:], strict=True):
+                probabilities = logits[i].permute(1, 2, 0).reshape(-1, self.num_classes).sigmoid()
+                anchor, label = (probabilities > self.score_threshold).nonzero(as_tuple=True)
+                best, order = probabilities[anchor, label].sort(descending=True, stable=True)
+                order, best = order[: self.candidates], best[: self.candidates]
+                anchor = anchor[order]
+                moved = decode_deltas(around[anchor], deltas[i].permute(1, 2, 0).reshape(-1, 4)[anchor], size)
+                kept = has_area(moved)
+                boxes.append(moved[kept])
+                scores.append(best[kept])
+                labels.append(label[order][kept])
+            found = strongest(torch.cat(boxes), torch.cat(scores), torch.cat(labels), self.overlap, self.limit)
+            results.append(Detections(*found))
+        return results
