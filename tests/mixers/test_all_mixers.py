@@ -142,11 +142,16 @@ def test_exports_with_dynamic_height_and_width(name):
 @pytest.mark.parametrize(("name", "dim", "words"), [
     ("aff", 12, "aff needs channels in multiples of blocks=8, got 12"),
     ("dsm", 12, "dsm needs channels in multiples of groups=8, got 12"),
-    ("attention", 48, "attention needs channels in multiples of head_dim=32, got 48"),
 ])  # fmt: skip
 def test_channels_that_do_not_fit_are_an_error(name, dim, words):
     with pytest.raises(ValueError, match=words):
         create_mixer(name, dim)
+
+
+def test_heads_of_attention_fit_any_number_of_channels():
+    assert [create_mixer("attention", dim).head_dim for dim in (8, 32, 48, 64, 160, 37)] == [8, 32, 24, 32, 32, 1]
+    with pytest.raises(ValueError, match="attention needs channels in multiples of head_dim=32, got 48"):
+        create_mixer("attention", 48, head_dim=32)
 
 
 @pytest.mark.parametrize(

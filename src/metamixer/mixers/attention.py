@@ -15,7 +15,7 @@ class SoftmaxAttention(MetaMixer):
 
     Args:
         dim: channels, a multiple of ``head_dim`` (or smaller than it: then one head).
-        head_dim: channels per head, 32 by default.
+        head_dim: channels per head; by default the largest divisor of ``dim`` up to 32.
 
     Raises ValueError where ``dim`` is no multiple of ``head_dim``.
     """
@@ -24,7 +24,9 @@ class SoftmaxAttention(MetaMixer):
     value: nn.Module
     reads_input = ("query", "key", "value")
 
-    def __init__(self, dim: int, head_dim: int = 32) -> None:
+    def __init__(self, dim: int, head_dim: int | None = None) -> None:
+        if head_dim is None:
+            head_dim = next(d for d in range(min(dim, 32), 0, -1) if dim % d == 0)
         head_dim = min(dim, head_dim)
         if dim % head_dim:
             raise ValueError(f"attention needs channels in multiples of head_dim={head_dim}, got {dim}")

@@ -68,19 +68,19 @@ def inverse_dft_over_width(width: int, device: torch.device) -> Tensor:
 
 def dft_over_height(height: int, device: torch.device) -> Tensor:
     """``2·H × 2·H``: complex transform of columns; input rows ordered (row, part), output rows (part, row)."""
-    cos, sin = _complex_over_height(height, device, sign=-1.0)
+    cos, sin = complex_over_height(height, device, sign=-1.0)
     real, imaginary = torch.stack([cos, -sin], dim=-1), torch.stack([sin, cos], dim=-1)
     return torch.cat([real, imaginary]).flatten(1)
 
 
 def inverse_dft_over_height(height: int, device: torch.device) -> Tensor:
     """``2·H × 2·H``: inverse complex transform of columns; input rows (part, row), output rows (row, part)."""
-    cos, sin = _complex_over_height(height, device, sign=1.0)
+    cos, sin = complex_over_height(height, device, sign=1.0)
     real, imaginary = torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)
     return torch.stack([real, imaginary], dim=1).flatten(0, 1)
 
 
-def _complex_over_height(height: int, device: torch.device, sign: float) -> tuple[Tensor, Tensor]:
+def complex_over_height(height: int, device: torch.device, sign: float) -> tuple[Tensor, Tensor]:
     """Real and imaginary part of exp(sign·i·angle), ``H × H`` each, orthonormal scaling included."""
     index = torch.arange(height, device=device)
     angles, scale = _angles(index, index, height), torch.sym_sqrt(height)

@@ -20,6 +20,8 @@ def rdft2(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     if prefers_fft("dft", height, width):
         return torch.view_as_real(torch.fft.rfft2(x, norm="ortho")).movedim(-1, 2)
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return _rdft2_of_symbolic_size(x)
     half = width // 2 + 1
     rows = x @ constants.constant(constants.dft_over_width, width, like=x)  # B, C, H, (part, Wf)
     rows = rows.reshape(batch, channels, 2 * height, half)  # rows ordered (row, part)
@@ -39,10 +41,30 @@ def irdft2(spectrum: Tensor, width: int) -> Tensor:
     if prefers_fft("dft", height, width):
         complex_spectrum = torch.view_as_complex(spectrum.movedim(2, -1).contiguous())
         return torch.fft.irfft2(complex_spectrum, s=(height, width), norm="ortho")
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return _irdft2_of_symbolic_size(spectrum, width)
     columns = spectrum.reshape(batch, channels, 2 * height, half)  # rows ordered (part, row)
     rows = constants.constant(constants.inverse_dft_over_height, height, like=spectrum) @ columns  # (row, part)
-    if isinstance(half, int):
-        rows = rows.reshape(batch, channels, height, 2 * half)
-    else:  # the same, in a form that adds no condition on a symbolic size to an exported graph
-        rows = torch.cat(rows.unflatten(2, (height, 2)).unbind(3), dim=-1)
+    rows = rows.reshape(batch, channels, height, 2 * half)
     return rows @ constants.constant(constants.inverse_dft_over_width, width, like=spectrum)
+
+
+# The same sums part by part: a reshape that mixes parts and rows would put conditions on the sizes into the graph.
+
+
+def _rdft2_of_symbolic_size(x: Tensor) -> Tensor:
+    height, width = x.shape[2:]
+    half = width // 2 + 1
+    over_width = constants.constant(constants.dft_over_width, width, like=x)
+    real, imaginary = x @ over_width[:, :half], x @ over_width[:, half:]
+    cos, sin = (part.to(x.dtype) for part in constants.complex_over_height(height, x.device, sign=-1.0))
+    return torch.stack([cos @ real - sin @ imaginary, sin @ real + cos @ imaginary], dim=2)
+
+
+def _irdft2_of_symbolic_size(spectrum: Tensor, width: int) -> Tensor:
+    height, half = spectrum.shape[3:]
+    real, imaginary = spectrum.unbind(2)
+    cos, sin = (part.to(spectrum.dtype) for part in constants.complex_over_height(height, spectrum.device, sign=1.0))
+    real, imaginary = cos @ real - sin @ imaginary, sin @ real + cos @ imaginary
+    over_width = constants.constant(constants.inverse_dft_over_width, width, like=spectrum)
+    return real @ over_width[:half] + imaginary @ over_width[half:]
