@@ -13,6 +13,8 @@ from timm.models import get_notrace_functions, get_notrace_modules, get_pretrain
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+import metamixer  # noqa: F401  registers with timm
+
 NAMES = [name for name in timm.list_models() if model_entrypoint(name).__module__.startswith("metamixer.")]
 NANOS = [name for name in NAMES if name.endswith("_nano")]
 TAGGED = [name for name in timm.list_models(include_tags=True) if name.partition(".")[0] in NAMES]
