@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 from copy import deepcopy
 from pathlib import Path
@@ -41,16 +40,6 @@ def classifier(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     return request.param, released(request.param)
 
 
-def references(name: str) -> list[tuple[Tensor, dict[str, np.ndarray]]]:
-    """Inputs, and what the released code made of each."""
-    arrays = np.load(GOLDEN / f"{name}.npz")
-    pairs = []
-    for given in json.loads((GOLDEN / f"{name}.json").read_text())["inputs"]:
-        expected = {key.partition("/")[2]: arrays[key] for key in arrays if key.startswith(given["tag"] + "/")}
-        pairs.append((golden.image(given["batch"], 3, given["height"], given["width"], given["salt"]), expected))
-    return pairs
-
-
 def check(found: Tensor, expected: dict[str, np.ndarray], key: str) -> None:
     """Equal to the reference, of which large maps are evenly spaced samples."""
     reference = expected[key]
@@ -86,7 +75,7 @@ def outputs(model: nn.Module, picture: Tensor) -> dict[str, Tensor]:
 def test_classifier_agrees_with_the_release(classifier: tuple[str, nn.Module], variant: str) -> None:
     name, trained = classifier
     model = VARIANTS[variant](deepcopy(trained))
-    for picture, expected in references(name):
+    for picture, expected in golden.references(GOLDEN / f"{name}.json"):
         found = outputs(model, picture)
         assert set(found) == {key for key in expected if not key.endswith("_shape")}
         for key, value in found.items():
@@ -96,7 +85,7 @@ def test_classifier_agrees_with_the_release(classifier: tuple[str, nn.Module], v
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dense_backbone_agrees_with_the_release(variant: str) -> None:
     model = VARIANTS[variant](released("casvit_xs", feature_norms=True))
-    for picture, expected in references("casvit_xs_features"):
+    for picture, expected in golden.references(GOLDEN / "casvit_xs_features.json"):
         with torch.inference_mode():
             maps = model.forward_intermediates(picture, intermediates_only=True)
         assert len(maps) == sum(not key.endswith("_shape") for key in expected)
@@ -108,7 +97,7 @@ def test_features_only_takes_a_dense_backbones_file(tmp_path: Path) -> None:
     state = golden.checkpoint(GOLDEN / "casvit_xs_features.json")
     torch.save({"state_dict": {f"backbone.{key}": tensor for key, tensor in state.items()}}, tmp_path / "fpn.pth")
     model = create_model("casvit_xs", features_only=True, feature_norms=True, checkpoint=tmp_path / "fpn.pth").eval()
-    picture, expected = references("casvit_xs_features")[1]
+    picture, expected = golden.references(GOLDEN / "casvit_xs_features.json")[1]
     with torch.inference_mode():
         for i, found in enumerate(model(picture)):
             check(found, expected, f"output{i}")

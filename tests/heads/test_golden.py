@@ -33,16 +33,6 @@ def released(name: str, head: str, **kwargs: object) -> nn.Module:
     return model
 
 
-def references(name: str) -> list[tuple[Tensor, dict[str, np.ndarray]]]:
-    """Inputs, and what the released code made of each."""
-    arrays = np.load(GOLDEN / f"{name}.npz")
-    pairs = []
-    for given in json.loads((GOLDEN / f"{name}.json").read_text())["inputs"]:
-        expected = {key.partition("/")[2]: arrays[key] for key in arrays if key.startswith(given["tag"] + "/")}
-        pairs.append((golden.image(given["batch"], 3, given["height"], given["width"], given["salt"]), expected))
-    return pairs
-
-
 def check(found: Tensor, expected: dict[str, np.ndarray], key: str) -> None:
     """Equal to the reference, of which large maps are evenly spaced samples."""
     reference, array = expected[key], found.numpy()
@@ -89,7 +79,7 @@ def check_detections(found: Sequence[Tensor], expected: Sequence[np.ndarray]) ->
 )
 def test_segmentation_agrees_with_the_release(name: str, head: str, kwargs: dict[str, bool]) -> None:
     model = released(name, head, **kwargs)
-    pairs = references(name)
+    pairs = golden.references(GOLDEN / f"{name}.json")
     with torch.inference_mode():
         for picture, expected in pairs:
             raw = model.forward_raw(picture)
@@ -105,7 +95,7 @@ def test_segmentation_agrees_with_the_release(name: str, head: str, kwargs: dict
 def test_retinanet_agrees_with_the_release() -> None:
     model = released("casvit_xs_retinanet", "retinanet")
     with torch.inference_mode():
-        for picture, expected in references("casvit_xs_retinanet"):
+        for picture, expected in golden.references(GOLDEN / "casvit_xs_retinanet.json"):
             raw = model.forward_raw(picture)
             check_raw(raw, expected)
             for i, anchors in enumerate(model.anchors(raw)):
@@ -121,7 +111,7 @@ def test_retinanet_agrees_with_the_release() -> None:
 def test_ssdlite_agrees_with_the_release() -> None:
     model = released("affnet_et_ssdlite", "ssdlite")
     with torch.inference_mode():
-        for picture, expected in references("affnet_et_ssdlite"):
+        for picture, expected in golden.references(GOLDEN / "affnet_et_ssdlite.json"):
             raw = model.forward_raw(picture)
             check_raw(raw, expected)
             height, width = picture.shape[-2:]
@@ -140,7 +130,7 @@ def test_ssdlite_agrees_with_the_release() -> None:
 )
 def test_mask_rcnn_agrees_with_the_release(name: str, head: str) -> None:
     model = released(name, head)
-    picture, expected = references(name)[-1]
+    picture, expected = golden.references(GOLDEN / f"{name}.json")[-1]
     size = tuple(picture.shape[-2:])
     with torch.inference_mode():
         raw = model.forward_raw(picture)
@@ -185,7 +175,7 @@ def test_mask_rcnn_agrees_with_the_release(name: str, head: str) -> None:
 def test_mask_rcnn_from_picture_to_masks() -> None:
     """The parts joined by postprocess, on two pictures of different size in one padded batch."""
     model = released("casvit_xs_maskrcnn", "mask_rcnn")
-    picture, expected = references("casvit_xs_maskrcnn")[-1]
+    picture, expected = golden.references(GOLDEN / "casvit_xs_maskrcnn.json")[-1]
     size = tuple(picture.shape[-2:])
     with torch.inference_mode():
         raw = model.forward_raw(torch.cat([picture, picture]))
