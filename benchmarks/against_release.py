@@ -3,7 +3,8 @@
     python benchmarks/against_release.py --cas-vit CHECKOUT --ffnet CHECKOUT --token-mixers CHECKOUT
 
 needs checkouts of Tianfang-Zhang/CAS-ViT, ysj9909/FFNet and microsoft/TokenMixers. The release runs in eager PyTorch
-as its authors would run it; ours is merged, in eager PyTorch and compiled by ``torch.compile`` with frozen weights.
+as its authors would run it; ours is merged, in eager PyTorch and compiled by ``torch.compile`` with frozen weights and
+channels last.
 Writes ``against_release.md`` beside this file.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import timm
@@ -60,11 +62,13 @@ def main(cas_vit: Path, ffnet: Path, token_mixers: Path, repeats: int = 60) -> N
 def _row(name: str, size: int, release: nn.Module, merged: nn.Module, repeats: int) -> str:
     x = torch.randn(1, 3, size, size)
     with torch_threads(1), torch.no_grad(), torch._inductor.config.patch(freezing=True):
-        merged(x)
-        compiled = torch.compile(merged)
-        compiled(x)
+        x_last = x.contiguous(memory_format=torch.channels_last)
+        compiled = torch.compile(deepcopy(merged).to(memory_format=torch.channels_last))
+        compiled(x_last)
         timings = time_interleaved(
-            {"release": lambda: release(x), "merged": lambda: merged(x), "compiled": lambda: compiled(x)}, repeats, 5
+            {"release": lambda: release(x), "merged": lambda: merged(x), "compiled": lambda: compiled(x_last)},
+            repeats,
+            5,
         )
     cells = [f"{t.median_ms:.1f} ({t.low:.1f}–{t.high:.1f})" for t in timings.values()]
     ratios = [f"**{timings['release'].median_ms / timings[key].median_ms:.2f}×**" for key in ("merged", "compiled")]

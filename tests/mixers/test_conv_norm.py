@@ -71,8 +71,11 @@ def test_norm_conv_skip():
 def test_parallel_depthwise(kernels, multiple, stride):
     module = trained(ParallelDepthwise(6, kernels, stride=stride, out_channels=6 * multiple))
     fused = module.fuse()
-    assert isinstance(fused, nn.Conv2d)
-    assert fused.kernel_size == (kernels[0] if isinstance(kernels[0], tuple) else (kernels[0], kernels[0]))
+    convs = [layer for layer in fused.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convs) == multiple  # one depthwise convolution for each output of a channel
+    assert all(conv.groups == conv.in_channels == conv.out_channels == 6 for conv in convs)
+    size = kernels[0] if isinstance(kernels[0], tuple) else (kernels[0], kernels[0])
+    assert all(conv.kernel_size == size for conv in convs)
     check(module, fused)
     y = module(torch.zeros(1, 6, 9, 10, dtype=torch.float64))
     assert y.shape == (1, 6 * multiple, -(-9 // stride), 10 // stride)
