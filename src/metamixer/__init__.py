@@ -23,7 +23,7 @@ _PUBLIC = {
     "build": "metamixer.heads.build",
     "list_weights": "metamixer.weights",
     "merge": "metamixer.deploy.merge",
-    "export": "metamixer.deploy",
+    "export": "metamixer.deploy.export",
     "predict": "metamixer.tasks.predict",
     "evaluate": "metamixer.tasks.evaluate",
     "train": "metamixer.train",

@@ -15,7 +15,8 @@ from metamixer.errors import MetamixerError
 class Verb(NamedTuple):
     """Where a verb's function is (imported only when the verb is used), and the verb's line of help.
 
-    Parameters without a default are positional arguments, or with ``flags`` only those that are annotated so.
+    Parameters without a default are positional arguments, or with ``flags`` only those that are annotated so. A ``raw``
+    verb's function takes the list of arguments and reads them itself.
     """
 
     module: str
@@ -23,18 +24,31 @@ class Verb(NamedTuple):
     usage: str
     summary: str
     flags: bool = False
+    raw: bool = False
 
 
 VERBS = {
     "models": Verb("metamixer.model_table", "models_command", "[PATTERN]", "list models and their weights"),
     "predict": Verb("metamixer.tasks.predict", "predict_command", "MODEL PICTURE...", "name what pictures show"),
-    "train": Verb("metamixer.train.loop", "train_command", "MODEL --data DIR", "train a classifier", flags=True),
+    "train": Verb("metamixer.train.command", "train_command", "RECIPE --data DIR", "train a network", raw=True),
     "evaluate": Verb(
         "metamixer.tasks.evaluate", "evaluate_command", "MODEL --data DIR", "measure a classifier", flags=True
     ),
     "convert": Verb("metamixer.weights.convert", "convert", "IN OUT", "write a checkpoint as safetensors"),
-    "export": Verb("metamixer.deploy", "export_command", "MODEL --to onnx", "export for a runtime, and check it there"),
+    "export": Verb(
+        "metamixer.deploy.export", "export_command", "MODEL --to onnx", "export for a runtime, and check it there"
+    ),
     "bench": Verb("metamixer.bench", "bench_command", "MODEL...", "time models side by side"),
+    "race": Verb(
+        "metamixer.bench.race.command", "race_command", "--data DIR --mixers A,B", "compare token mixers", raw=True
+    ),
+    "data": Verb(
+        "metamixer.data.command",
+        "data_command",
+        "fetch NAME | check DIR",
+        "get a public data set, or look through one",
+        flags=True,
+    ),
     "demo": Verb("metamixer.demo", "run_demo", "", "see the shipped models at work"),
 }
 
@@ -74,10 +88,12 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {near[0]!r}?" if near else "see metamixer --help"
         print(f"metamixer: unknown verb {name!r}; {hint}", file=sys.stderr)
         return 2
-    import tyro
-
     verb = VERBS[name]
     function = getattr(import_module(verb.module), verb.function)
+    if verb.raw:
+        return function(rest)
+    import tyro
+
     config = () if verb.flags else (tyro.conf.PositionalRequiredArgs,)
     return tyro.cli(function, prog=f"metamixer {name}", args=rest, config=config) or 0
 

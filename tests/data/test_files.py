@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metamixer.data.files import make_folder, replace_when_done
+from metamixer.data.files import folder_when_done, make_folder, replace_when_done
 from metamixer.errors import MetamixerError
 
 
@@ -62,3 +62,35 @@ def test_make_folder(tmp_path: Path) -> None:
         make_folder(tmp_path / "file")
     with pytest.raises(MetamixerError, match="cannot be created"):
         make_folder(tmp_path / "file" / "below")
+
+
+def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "set"
+    with folder_when_done(target) as unfinished:
+        (unfinished / "a").mkdir()
+        (unfinished / "a" / "b.txt").write_text("new")
+        assert not target.exists()
+    assert (target / "a" / "b.txt").read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_no_folder_is_left_when_the_block_fails(tmp_path: Path, error: type[BaseException]) -> None:
+    def interrupted() -> None:
+        with folder_when_done(tmp_path / "set") as unfinished:
+            (unfinished / "half.txt").touch()
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_exists_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine.txt").touch()
+    reached = []
+    with pytest.raises(MetamixerError, match="it exists"), folder_when_done(tmp_path / "set"):
+        reached.append(True)
+    assert not reached
+    assert list((tmp_path / "set").iterdir()) == [tmp_path / "set" / "mine.txt"]

@@ -56,6 +56,17 @@ def test_exif_rotated_equals_upright(tmp_path: Path, orientation: int, suffix: s
     np.testing.assert_allclose(read, np.asarray(upright), atol=4 if suffix == "jpg" else 0)
 
 
+def test_plain_jpeg_is_what_pillow_decodes(tmp_path: Path) -> None:
+    photograph().save(tmp_path / "a.jpg", quality=80)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.jpg"), np.asarray(Image.open(tmp_path / "a.jpg")))
+
+
+def test_orientation_in_xmp_counts_too(tmp_path: Path) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    photograph().save(tmp_path / "a.jpg", xmp=xmp)
+    assert pixels(tmp_path / "a.jpg").shape == (40, 24, 3)
+
+
 def test_damaged_exif_leaves_the_picture(tmp_path: Path) -> None:
     photograph().save(tmp_path / "a.png", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff nonsense")
     np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.asarray(photograph()))

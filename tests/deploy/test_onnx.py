@@ -15,9 +15,13 @@ from PIL import Image
 import metamixer as mm
 from metamixer.deploy import onnx as target
 from metamixer.deploy.export import export_command
-from metamixer.deploy.report import agreement, report_path
+from metamixer.deploy.pictures import photographs
+from metamixer.deploy.report import report_path
+from metamixer.deploy.settings import PLAIN
 from metamixer.errors import MetamixerError
 
+NOISE = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+PICTURES = [Image.fromarray(pixels) for pixels in NOISE]
 REAL = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
 
 
@@ -31,8 +35,7 @@ def affnet() -> torch.nn.Module:
 def exported(affnet, tmp_path_factory):
     """A small spectral model at an odd size, checked on two pictures and timed."""
     path = tmp_path_factory.mktemp("onnx") / "affnet_nano.onnx"
-    noise = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
-    report = mm.export(affnet, "onnx", path, image_size=65, pictures=[Image.fromarray(p) for p in noise], repeats=3)
+    report = mm.export(affnet, "onnx", path, image_size=65, pictures=PICTURES, repeats=3)
     return path, report
 
 
@@ -45,6 +48,8 @@ def test_report_describes_the_file(affnet, exported):
     assert report.merge_difference < 1e-4
     assert report.top1_agreement == 1
     assert report.latency_torch_ms > 0 < report.latency_runtime_ms
+    assert report.load_ms > 0
+    assert report.checked_sizes == [65]
     assert json.loads(report_path(path).read_text()) == {**report.__dict__}
     assert sorted(p.name for p in path.parent.iterdir()) == ["affnet_nano.onnx", "affnet_nano.onnx.json"]
 
@@ -68,17 +73,18 @@ def test_metadata_tell_how_to_use_the_file(exported):
 
 
 def test_class_names_are_written(affnet, tmp_path, monkeypatch):
-    monkeypatch.setitem(affnet.pretrained_cfg, "label_names", ("ant", "bee", "cat", "dog"))
+    monkeypatch.setitem(affnet.pretrained_cfg, "label_names", ("ant", "bee", "n02123045", "dog"))
     written = {}
 
-    def keep_metadata(model, example, path, metadata, dynamic_batch):
-        written.update(metadata)
+    def keep_metadata(model, example, path, settings):
+        written.update(settings.metadata)
         raise MetamixerError("seen enough")
 
     monkeypatch.setattr(target, "write", keep_metadata)
     with pytest.raises(MetamixerError, match="seen enough"):
-        mm.export(affnet, "onnx", tmp_path / "a.onnx")
-    assert json.loads(written["classes"]) == ["ant", "bee", "cat", "dog"]
+        mm.export(affnet, "onnx", tmp_path / "a.onnx", pictures=PICTURES)
+    assert json.loads(written["classes"]) == ["ant", "bee", "n02123045", "dog"]
+    assert "tabby" in json.loads(written["class_names"])[2]
 
 
 def test_graph_is_real_and_its_matrices_are_constants(exported):
@@ -100,83 +106,97 @@ def test_file_names_no_source_of_the_exporting_machine(exported):
     assert b"stack_trace" not in content
 
 
-def test_dynamic_batch(tmp_path):
+def test_range_of_sizes_and_batches(tmp_path):
+    """Five sizes, odd ones among them, and maps that are no squares; pictures go in as pixels."""
     torch.manual_seed(0)
-    model = mm.create_model("dsm_nano", num_classes=7)
-    report = mm.export(model, "onnx", tmp_path / "m.onnx", 32, dynamic_batch=True, repeats=0)
+    model = mm.create_model("dsm_nano", num_classes=7, depths=(1, 1), dims=(16, 24))
+    path = tmp_path / "m.onnx"
+    report = mm.export(
+        model, "onnx", path, sizes=(33, 80), dynamic_batch=True, normalise=True, softmax=True, pictures=PICTURES,
+        repeats=0,
+    )  # fmt: skip
+    assert report.checked_sizes == sorted({33, 45, 57, 69, 80, model.pretrained_cfg["input_size"][-1]})
     assert report.max_relative_difference < 1e-4
     assert report.latency_torch_ms is None
-    run = target.load(tmp_path / "m.onnx")
-    assert [run(np.zeros((n, 3, 32, 32), np.float32)).shape for n in (1, 3)] == [(1, 7), (3, 7)]
+    run = target.load(path)
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 3, 47, 70)).astype(np.float32)
+    mean, std = (torch.tensor(model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = model.eval()((torch.from_numpy(pixels) / 255 - mean) / std).softmax(1).numpy()
+    np.testing.assert_allclose(run(pixels), expected, atol=1e-5)
+    metadata = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert (metadata["image_size"], metadata["input"]) == ("33-80", "RGB, 0 to 255")
+    assert [output.name for output in onnx.load(path).graph.output] == ["probabilities"]
 
 
-def test_export_that_disagrees_leaves_no_file(affnet, tmp_path, monkeypatch):
-    def write_another(model, example, path, metadata, dynamic_batch):
-        path.write_bytes(b"not this one")
+@pytest.fixture(scope="module")
+def small() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return mm.create_model("casvit_nano", num_classes=4, depths=(1, 1, 1, 1), dims=(16, 16, 24, 32))
 
-    monkeypatch.setattr(target, "write", write_another)
-    monkeypatch.setattr(target, "load", lambda path, threads: lambda x: np.full((len(x), 4), 7, np.float32))
-    with pytest.raises(MetamixerError, match=r"differs from PyTorch by .* and was not kept"):
-        mm.export(affnet, "onnx", tmp_path / "wrong.onnx", repeats=0)
+
+def test_half_precision_weights(small, tmp_path):
+    report = mm.export(small, "onnx", tmp_path / "h.onnx", 48, weights="fp16", pictures=PICTURES, repeats=0)
+    graph = onnx.load(tmp_path / "h.onnx").graph
+    halves = sum(np.prod(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT16)
+    assert halves > 0.7 * report.parameters_after
+    assert 1e-6 < report.max_relative_difference < 1e-2
+    assert {v.type.tensor_type.elem_type for v in [*graph.input, *graph.output]} == {onnx.TensorProto.FLOAT}
+
+
+def test_eight_bits(tmp_path):
+    """Real weights and photographs: answers stay, weights are bytes, and the file shrinks."""
+    model = mm.create_model("casvit_nano.cifar10")
+    path = tmp_path / "i.onnx"
+    report = mm.export(model, "onnx", path, weights="int8", calibration=photographs(8), repeats=0)
+    assert report.weights == "int8"
+    assert report.top1_agreement >= 0.8
+    graph = onnx.load(path).graph
+    sizes = {tensor.data_type: 0 for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        sizes[tensor.data_type] += int(np.prod(tensor.dims))
+    assert sizes[onnx.TensorProto.INT8] > 0.9 * sum(sizes.values())
+    assert report.size_bytes < 0.35 * 4 * report.parameters_after
+
+
+def test_split_convolutions_compute_the_same(tmp_path):
+    """Query, key and value come from three convolutions; no split is left in the graph."""
+    torch.manual_seed(0)
+    mixer = mm.create_mixer("additive", 24).eval()
+    example = torch.randn(1, 24, 9, 7)
+    program = target.to_onnx(mixer, example, PLAIN)
+    assert [node.op_type for node in program.model_proto.graph.node].count("Split") == 1
+    target.write(mixer, example, tmp_path / "m.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert "Split" not in operators
+    with torch.no_grad():
+        expected = mixer(example).numpy()
+    np.testing.assert_allclose(target.load(tmp_path / "m.onnx")(example.numpy()), expected, atol=1e-5)
+
+
+def test_export_that_disagrees_names_the_layer_and_leaves_no_file(small, tmp_path, monkeypatch):
+    write = target.write
+
+    def write_a_wrong_one(model, example, path, settings):
+        with torch.no_grad():
+            model.stages[2].blocks[0].mixer.project.bias += 1.0
+            result = write(model, example, path, settings)
+            model.stages[2].blocks[0].mixer.project.bias -= 1.0
+        return result
+
+    monkeypatch.setattr(target, "write", write_a_wrong_one)
+    with pytest.raises(
+        MetamixerError, match=r"differs from PyTorch by .*, first in .*stages.2.*blocks.0.*mixer.* and was not kept"
+    ):
+        mm.export(small, "onnx", tmp_path / "wrong.onnx", 48, pictures=PICTURES, repeats=0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_model_is_left_as_it_was(affnet, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise MetamixerError("no")
-
-    monkeypatch.setattr(target, "write", refuse)
-    affnet.train()
-    before = {name: tensor.clone() for name, tensor in affnet.state_dict().items()}
-    with pytest.raises(MetamixerError, match="no"):
-        mm.export(affnet, "onnx", tmp_path / "a.onnx")
-    assert affnet.training
-    assert before.keys() == affnet.state_dict().keys()
-    assert all(torch.equal(before[name], tensor) for name, tensor in affnet.state_dict().items())
-
-
-def test_unknown_target_names_the_known_ones():
-    with pytest.raises(MetamixerError, match=r"unknown export target 'tflite'; known: onnx"):
-        mm.export("affnet_nano", "tflite", "x")
-
-
-def test_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(MetamixerError, match=r"onnxscript.*metamixer\[deploy\]"):
-        mm.export("affnet_nano", "onnx", "x")
-
-
-def test_missing_folder_and_pictures(affnet, tmp_path):
-    with pytest.raises(MetamixerError, match="no such folder"):
-        mm.export(affnet, "onnx", tmp_path / "absent" / "m.onnx")
-    with pytest.raises(MetamixerError, match="no such file"):
-        mm.export(affnet, "onnx", tmp_path / "m.onnx", pictures=[tmp_path / "absent.jpg"])
-
-
-def test_plain_module_needs_a_size(tmp_path):
-    with pytest.raises(MetamixerError, match="image_size"):
-        mm.export(torch.nn.Conv2d(3, 4, 3), "onnx", tmp_path / "m.onnx")
-
-
 def test_command_writes_file_and_report_quietly(tmp_path, capfd):
-    export_command("casvit_nano", out=tmp_path / "exported", image_size=32)
+    (tmp_path / "pictures").mkdir()
+    PICTURES[0].save(tmp_path / "pictures" / "a.png")
+    export_command("casvit_nano", out=tmp_path / "exported", image_size=32, pictures=tmp_path / "pictures")
     out, err = capfd.readouterr()
     assert err == ""
     assert "casvit_nano.onnx.json" in out
     assert json.loads((tmp_path / "exported" / "casvit_nano.onnx.json").read_text())["image_size"] == 32
-
-
-def test_command_refuses_a_file_as_folder(tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(MetamixerError, match="taken"):
-        export_command("ffnet_nano", out=tmp_path / "taken")
-
-
-def test_agreement():
-    reference = np.array([[1.0, -4.0, 2.0], [3.0, 0.0, 1.0]])
-    same = agreement(reference, reference)
-    assert (same.max_abs, same.max_relative, same.top1) == (0, 0, 1)
-    other = agreement(reference, reference + np.array([[2.0, 0, 0], [0, 0, 0]]))
-    assert (other.max_abs, other.max_relative, other.top1) == (2, 0.5, 0.5)
-    assert agreement(reference, reference[:1]).max_relative == np.inf
-    assert agreement(reference, reference * np.nan).max_relative == np.inf

@@ -24,10 +24,8 @@ def small(**kwargs: Any) -> FFNetTSF:
 
 def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, TwoMixes):
-            module.drop_rate = 0.0
+        if isinstance(module, TwoMixes):
+            module.drop_rates = (0.0, 0.0)
     return model
 
 

@@ -30,7 +30,7 @@ def test_parameter_counts_are_the_releases(name: str) -> None:
 
 
 def test_they_are_listed_but_not_by_timm() -> None:
-    assert mm.list_models("ffnet_sr*") == ["ffnet_sr", "ffnet_sr_light"]
+    assert mm.list_models("ffnet_sr*") == ["ffnet_sr", "ffnet_sr_light", "ffnet_sr_nano"]
     assert set(NETWORKS) <= set(mm.list_models())
     assert not set(NETWORKS) & set(timm.list_models())
 

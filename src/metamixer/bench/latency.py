@@ -121,7 +121,7 @@ def _prepare(model: nn.Module, pictures: Tensor, runtime: str, folder: Path, thr
         return lambda: model(pictures)
     module = target_module(runtime)
     path = folder / f"{len(list(folder.iterdir()))}{TARGETS[runtime][1]}"
-    module.write(model, pictures, path, {})
+    module.write(model, pictures, path)
     run, array = module.load(path, threads), pictures.numpy()
     return lambda: run(array)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,27 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a name that could not be created cannot be deleted either
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_when_done(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, renamed to it when the block ends well and deleted when it does not.
+
+    ``path`` must not exist; its parents are created. Raises MetamixerError where the place cannot be written.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.exists():
+            raise FileExistsError(None, "it exists")
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        raise MetamixerError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_folder(path: str | Path) -> Path:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, default_collate
+from PIL import Image
 
 from metamixer.data.pictures import pictures_below, read_picture
+from metamixer.data.source import SPLIT_NAMES, PictureLoader, Pictures, Split
 from metamixer.errors import MetamixerError
 
+__all__ = ["ImageFolder", "PictureLoader", "class_folders", "split_folder", "split_of"]
 
-class ImageFolder(Dataset[tuple[Any, int]]):
+
+class ImageFolder(Pictures):
     """Samples ``(transform(picture), class index)``; files in sorted order.
 
     Args:
@@ -49,50 +52,14 @@ class ImageFolder(Dataset[tuple[Any, int]]):
             if not files:
                 raise MetamixerError(f"class folder {root / name} holds no pictures")
             self.samples.extend((file, index[name]) for file in files)
+        self.labels = [label for _, label in self.samples]
         self.transform = transform
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    def read(self, index: int) -> Image.Image:
+        return read_picture(self.samples[index][0])
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        picture = read_picture(path)
-        return (self.transform(picture) if self.transform else picture), label
-
-
-class PictureLoader(DataLoader[Any]):
-    """A DataLoader of an ImageFolder whose unreadable pictures raise their one sentence, from worker processes too.
-
-    A plain DataLoader would wrap a worker's exception in the worker's traceback; here the exception travels as data.
-    """
-
-    def __init__(self, folder: ImageFolder, batch_size: int, **options: Any) -> None:
-        super().__init__(_ErrorsAsSamples(folder), batch_size, collate_fn=_collate, **options)
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, MetamixerError):
-                raise batch
-            yield batch
-
-
-class _ErrorsAsSamples(Dataset[Any]):
-    def __init__(self, folder: ImageFolder) -> None:
-        self.folder = folder
-
-    def __len__(self) -> int:
-        return len(self.folder)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.folder[index]
-        except MetamixerError as error:
-            return error
-
-
-def _collate(samples: list[Any]) -> Any:
-    errors = [sample for sample in samples if isinstance(sample, MetamixerError)]
-    return errors[0] if errors else default_collate(samples)
+    def name(self, index: int) -> str:
+        return str(self.samples[index][0])
 
 
 def class_folders(root: str | Path) -> list[str]:
@@ -111,3 +78,14 @@ def split_of(root: str | Path, names: tuple[str, ...]) -> Path | None:
     """The first sub-folder of ``root`` among ``names`` that holds class folders, such as one of ``("val", "test")``."""
     folders = (Path(root, name) for name in names)
     return next((folder for folder in folders if folder.is_dir() and class_folders(folder)), None)
+
+
+def split_folder(root: str | Path, split: Split) -> Path:
+    """The folder of that split's classes. Raises MetamixerError where there is none."""
+    class_folders(root)  # raises where it is missing or no folder
+    names = SPLIT_NAMES[split]
+    found = split_of(root, names)
+    if found is None:
+        wanted = repr(names[0]) if len(names) == 1 else f"named one of {', '.join(names)}"
+        raise MetamixerError(f"{root} needs a folder {wanted} with one sub-folder of pictures per class")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -21,22 +22,36 @@ def read_picture(path: str | Path) -> Image.Image:
     Greys of more than 8 bits are scaled to 8. Raises MetamixerError where the file is missing, is no picture, or ends
     too early.
     """
+    return decode_picture(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The file's contents. Raises MetamixerError where it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-            with Image.open(path) as picture:
-                picture.load()  # a truncated file fails here, not later
-                return to_rgb(_upright(picture))
+        with open(path, "rb") as file:
+            return file.read()
     except FileNotFoundError:
         raise MetamixerError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise MetamixerError(f"{path} is a folder, not a picture") from None
     except PermissionError:
         raise MetamixerError(f"{path}: no permission to read it") from None
-    except (
-        Exception
-    ) as error:  # damaged bytes make decoders raise nearly anything, struct.error and IndexError included
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise MetamixerError(f"{path} cannot be read as a picture ({_reason(error)})") from None
+
+
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """``read_picture`` of a file's contents; ``name`` is what the sentence of an error calls it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.load()  # a truncated file fails here, not later
+                if picture.mode == "RGB" and picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
+                    return picture  # the usual case needs none of the copies below
+                return to_rgb(_upright(picture))
+    except Exception as error:  # damaged bytes make decoders raise nearly anything, struct.error and IndexError too
+        raise MetamixerError(f"{name} cannot be read as a picture ({_reason(error)})") from None
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

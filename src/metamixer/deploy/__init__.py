@@ -1,6 +1,5 @@
-"""Deploy: merge for inference, export to a runtime, and check there that the export still says the same."""
+"""Deploy: merge for inference, export to a runtime, and check there that the export still says the same.
 
-from metamixer.deploy.export import export, export_command
-from metamixer.deploy.report import ExportReport
-
-__all__ = ["ExportReport", "export", "export_command"]
+One file per runtime; ``export.py`` holds what they share. Importing the package itself costs nothing, so that the
+process in which a runtime is tried need not load PyTorch.
+"""

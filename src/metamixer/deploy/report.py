@@ -11,9 +11,14 @@ import numpy as np
 from rich.table import Table
 
 from metamixer.data.files import replace_when_done
+from metamixer.deploy.settings import Precision
 
 # Float32 arithmetic in another order moves the logits by about 1e-6 of the largest; a wrong operator by far more.
 TOLERANCE = 1e-3
+# Half precision keeps 11 bits, of which rounding in every layer costs a few.
+HALF_TOLERANCE = 3e-2
+# Eight bits move every logit; what counts is whether the answer stays. The rest is for a validation set to tell.
+INT8_AGREEMENT = 0.8
 
 Array = np.ndarray
 Runtime = Callable[[Array], Array]
@@ -33,6 +38,12 @@ class Agreement:
     max_relative: float
     top1: float
 
+    def worse(self, other: Agreement) -> Agreement:
+        """The worse of both in every respect."""
+        return Agreement(
+            max(self.max_abs, other.max_abs), max(self.max_relative, other.max_relative), min(self.top1, other.top1)
+        )
+
 
 def agreement(reference: Array, outputs: Array) -> Agreement:
     """Compare ``N × …`` outputs, classes (or whatever is scored) on the second axis.
@@ -47,6 +58,18 @@ def agreement(reference: Array, outputs: Array) -> Agreement:
     return Agreement(difference, difference / largest if largest else difference, float(same.mean()))
 
 
+def complaint(found: Agreement, weights: Precision) -> str | None:
+    """What is wrong with an export that agrees so far, as the end of a sentence; None where nothing is."""
+    if weights == "int8":
+        if found.top1 >= INT8_AGREEMENT and np.isfinite(found.max_abs):
+            return None
+        return f"names PyTorch's first class in {found.top1:.0%} of the pictures (at least {INT8_AGREEMENT:.0%} must)"
+    limit = TOLERANCE if weights == "fp32" else HALF_TOLERANCE
+    if found.max_relative <= limit:
+        return None
+    return f"differs from PyTorch by {found.max_relative:.1e} of the largest logit (at most {limit:g} is accepted)"
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """A verified export.
@@ -56,15 +79,19 @@ class ExportReport:
         path: the artefact.
         model: architecture, with the tag of its weights where it has one.
         image_size: side of the input in pixels.
+        weights: number format of the weights.
+        format: the artefact's format, and what is to be said of it.
+        ran: whether its runtime exists on this machine; else nothing was compared or timed.
         size_bytes: size of the artefact.
         count: pictures on which it was compared with PyTorch.
-        max_abs_difference: largest difference of a logit from merged PyTorch.
+        checked_sizes: sides of the inputs on which it was compared.
+        max_abs_difference: largest difference of a logit from merged PyTorch in float32; NaN where it could not run.
         max_relative_difference: the same, as a share of the largest logit's magnitude.
-        top1_agreement: share of pictures with the same first class, 0 to 1.
+        top1_agreement: share of pictures with the same first class, 0 to 1; NaN where it could not run.
         parameters_before: parameters of the trained model.
         parameters_after: parameters after merging.
         merge_difference: largest change of a logit by merging, as a share of the largest logit's magnitude.
-        opset: version of the operator set, where the format has one.
+        load_ms: milliseconds that the runtime took to load it, None where it could not run.
         latency_torch_ms: median of merged PyTorch, eager, one picture, one thread; None if not timed.
         latency_runtime_ms: median of the runtime, likewise, in turns with PyTorch.
     """
@@ -73,22 +100,27 @@ class ExportReport:
     path: str
     model: str
     image_size: int
+    weights: Precision
+    format: str
+    ran: bool
     size_bytes: int
     count: int
+    checked_sizes: list[int]
     max_abs_difference: float
     max_relative_difference: float
     top1_agreement: float
     parameters_before: int
     parameters_after: int
     merge_difference: float
-    opset: int | None = None
+    load_ms: float | None = None
     latency_torch_ms: float | None = None
     latency_runtime_ms: float | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write the report as JSON."""
+        """Write the report as JSON, NaN as null."""
+        content = {key: None if value != value else value for key, value in asdict(self).items()}
         with replace_when_done(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def report_path(artefact: str | Path) -> Path:
@@ -99,17 +131,30 @@ def report_path(artefact: str | Path) -> Path:
 def table(reports: Sequence[ExportReport]) -> Table:
     """The reports as a table for the terminal."""
     result = Table(title="Exports, each run in its runtime and compared with PyTorch", title_justify="left")
-    for heading in ("model", "target", "size", "parameters", "max difference", "top-1 agreement", "torch", "runtime"):
+    headings = (
+        "model",
+        "target",
+        "size",
+        "parameters",
+        "max difference",
+        "top-1 agreement",
+        "load",
+        "torch",
+        "runtime",
+    )
+    for heading in headings:
         left = heading in ("model", "target")
         result.add_column(heading, justify="left" if left else "right", overflow="fold")
     for r in reports:
+        difference = f"{r.max_abs_difference:.1e} ({r.max_relative_difference:.1e} of the largest)"
         result.add_row(
             f"{r.model} at {r.image_size}",
-            r.target,
+            r.target if r.weights == "fp32" else f"{r.target} {r.weights}",
             f"{r.size_bytes / 1e6:.2f} MB",
             f"{r.parameters_before / 1e6:.3f} → {r.parameters_after / 1e6:.3f} M",
-            f"{r.max_abs_difference:.1e} ({r.max_relative_difference:.1e} of the largest)",
-            f"{r.top1_agreement:.0%} of {r.count}",
+            difference if r.ran else "not run here",
+            f"{r.top1_agreement:.0%} of {r.count}" if r.ran else "–",
+            _milliseconds(r.load_ms),
             _milliseconds(r.latency_torch_ms),
             _milliseconds(r.latency_runtime_ms),
         )

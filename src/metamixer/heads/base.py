@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import ConvNorm
 
 Size = tuple[int, int]
+VOID = 255
+"""The label of pixels that belong to no class."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Detections:
     """One picture's objects, the surest first.
 
     Attributes:
-        boxes: ``N × 4``, left, top, right and bottom in pixels of the network's input.
+        boxes: ``N × 4``, left, top, right and bottom in pixels of the network's input, or of the original picture.
         scores: ``N``, 0…1.
         labels: ``N``, int64, 0…classes − 1; the background is no class.
         masks: ``N × H × W``, bool, for heads that draw them.
@@ -53,6 +56,11 @@ class DenseModel(nn.Module):
     """Parts whose shape depends on the number of classes."""
     optional: tuple[str, ...] = ()
     """Parts that a checkpoint may lack, or hold although the model has them not."""
+    default_size: ClassVar[int] = 800
+    """The ``image_size`` of the paper's models, in pixels."""
+    longest: ClassVar[float | None] = 1333 / 800
+    """Pictures are resized to ``image_size`` at their shorter side, but to this many times it at most at their longer
+    one; None means that they are stretched to a square."""
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         super().__init__()
@@ -61,6 +69,7 @@ class DenseModel(nn.Module):
         # Filled by `build`: what the model expects of a picture, and the arguments that a checkpoint of ours repeats.
         self.pretrained_cfg: dict[str, Any] = {}
         self._model_args: dict[str, Any] = {}
+        self._frozen: list[nn.Module] = []
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """All maps of the backbone, channels first."""
@@ -73,7 +82,13 @@ class DenseModel(nn.Module):
         """``B × 3 × H × W`` to the raw outputs of the head, in the order that the class names."""
         raise NotImplementedError
 
-    def postprocess(self, raw: Sequence[Tensor], sizes: Sequence[Size], padded: Size | None = None) -> Any:
+    def postprocess(
+        self,
+        raw: Sequence[Tensor],
+        sizes: Sequence[Size],
+        padded: Size | None = None,
+        originals: Sequence[Size] | None = None,
+    ) -> Any:
         """Results from raw outputs.
 
         Args:
@@ -81,24 +96,144 @@ class DenseModel(nn.Module):
             sizes: height and width of each picture in the input.
             padded: height and width of the whole input, where pictures were padded at their right and bottom;
                 by default every picture fills it.
+            originals: height and width of each picture before it was resized; results are then in its pixels.
 
         Raises MetamixerError where the number of sizes is not that of pictures.
         """
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.forward_raw(x)
+    def losses(self, raw: Sequence[Tensor], targets: Any, size: Size) -> dict[str, Tensor]:
+        """Named losses, whose sum is minimised, of a batch's raw outputs.
+
+        Args:
+            raw: what :meth:`forward_raw` gave.
+            targets: what the pictures show; the subclasses say how.
+            size: height and width of the whole input.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, targets: Any = None) -> Any:
+        """Raw outputs of ``B × 3 × H × W``; with ``targets`` the losses, a dict of scalars."""
+        raw = self.forward_raw(x)
+        return raw if targets is None else self.losses(raw, targets, (x.shape[-2], x.shape[-1]))
+
+    @property
+    def inner_backbone(self) -> nn.Module:
+        """The backbone without the wrapper that makes it give maps."""
+        inner = getattr(self.backbone, "model", None)
+        return inner if isinstance(inner, nn.Module) else self.backbone
+
+    # What timm's optimisers ask of a model
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters, beyond biases and norms, that must not decay."""
+        own: Any = getattr(self.inner_backbone, "no_weight_decay", set)
+        return {self._inside + name for name in own()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups from input to output, for layer-wise learning rates: the backbone's; the rest comes last.
+
+        A backbone of which timm took only the maps tells no layers any more, and is one group.
+        """
+        own: Any = getattr(self.inner_backbone, "group_matcher", None)
+        if own is None:
+            return {"backbone": r"^backbone\."}
+
+        def moved(pattern: Any) -> Any:
+            if isinstance(pattern, str):
+                return re.sub(r"^\^", "^" + re.escape(self._inside), pattern)
+            if isinstance(pattern, tuple):
+                return (moved(pattern[0]), *pattern[1:])
+            return [moved(one) for one in pattern]
+
+        return {name: moved(pattern) for name, pattern in own(coarse).items()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the backbone compute its activations again in the backward pass. MetamixerError where it cannot."""
+        own: Any = getattr(self.inner_backbone, "set_grad_checkpointing", None)
+        if own is None:
+            raise MetamixerError(f"{type(self.inner_backbone).__name__} knows no gradient checkpointing")
+        own(enable)
+
+    @property
+    def _inside(self) -> str:
+        return "backbone." if self.inner_backbone is self.backbone else "backbone.model."
+
+    def freeze(self, stages: int = 0, norms: bool = False) -> None:
+        """Hold parts of the backbone fixed for training: they get no gradients, and norms keep their statistics.
+
+        Args:
+            stages: everything up to the backbone's map of this number (1 is the finest) is held; 0 for nothing.
+            norms: hold the statistics of all batch norms of the backbone, for batches too small to have their own.
+
+        Raises MetamixerError where the backbone has fewer maps.
+        """
+        info: Any = self.backbone.feature_info
+        names = list(info.module_name())
+        if stages > len(names):
+            raise MetamixerError(f"the backbone has {len(names)} stages; {stages} cannot be frozen")
+        self._frozen = []
+        if stages:
+            self._frozen += _layers_up_to(self.inner_backbone, names[stages - 1])
+            for layer in self._frozen:
+                for parameter in layer.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+        if norms:
+            self._frozen += [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> DenseModel:
+        super().train(mode)
+        for layer in self._frozen:
+            layer.training = False  # not eval(), which reaches the modules inside
+        return self
 
 
 class SegmentationModel(DenseModel):
-    """A class per pixel; the first raw output holds the logits, ``B × classes × H/s × W/s``."""
+    """A class per pixel; the first raw output holds the logits, ``B × classes × H/s × W/s``, the last one those of the
+    auxiliary head where there is one.
 
+    Attributes:
+        class_weights: ``classes``, how much each counts in the loss; None for all alike.
+        auxiliary_weight: how much the auxiliary head's loss counts.
+    """
+
+    default_size = 512
+    longest = 4.0
     align_corners: ClassVar[bool] = False
     """Whether logits are resized with the corner pixels' centres aligned."""
+    mean_over_void: ClassVar[bool] = True
+    """Whether void pixels count in the number by which the loss is divided, as in mmsegmentation."""
+    aux_head: nn.Module | None
+    class_weights: Tensor | None
+
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        self.register_buffer("class_weights", None, persistent=False)
+        self.auxiliary_weight = 0.4
+        self.aux_head = None
+
+    def losses(self, raw: Sequence[Tensor], targets: Tensor, size: Size) -> dict[str, Tensor]:
+        """Cross-entropy at the input's resolution. ``targets``: int64, ``B × H × W``, class numbers or VOID."""
+        losses = {"segmentation": self._cross_entropy(raw[0], targets)}
+        if self.aux_head is not None:
+            losses["auxiliary"] = self.auxiliary_weight * self._cross_entropy(raw[-1], targets)
+        return losses
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        logits = resize(logits.float(), targets.shape[-2:], self.align_corners)
+        total = F.cross_entropy(logits, targets, self.class_weights, ignore_index=VOID, reduction="sum")
+        if self.mean_over_void:
+            return total / targets.numel()
+        return total / (targets != VOID).sum().clamp(min=1)
 
     @torch.no_grad()
     def postprocess(
-        self, raw: Sequence[Tensor], sizes: Sequence[Size], padded: Size | None = None
+        self,
+        raw: Sequence[Tensor],
+        sizes: Sequence[Size],
+        padded: Size | None = None,
+        originals: Sequence[Size] | None = None,
     ) -> list[Segmentation]:
         """Logits resized bilinearly to each picture, and the best class of each pixel."""
         check_sizes(raw[0], sizes)
@@ -106,6 +241,8 @@ class SegmentationModel(DenseModel):
         for i, (height, width) in enumerate(sizes):
             whole = resize(raw[0][i : i + 1], padded or (height, width), self.align_corners)
             logits = whole[0, :, :height, :width]
+            if originals is not None:
+                logits = resize(logits[None], originals[i], self.align_corners)[0]
             results.append(Segmentation(logits, logits.argmax(0)))
         return results
 
@@ -164,6 +301,20 @@ def last_levels(backbone: nn.Module, count: int) -> list[int]:
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(str(number) for number in numbers)
+
+
+def _layers_up_to(backbone: nn.Module, name: str) -> list[nn.Module]:
+    """Modules with tensors of their own, or without children, in the order they were made, up to the last one inside
+    the module ``name``."""
+    wrapped = {name, name.replace(".", "_")}  # timm flattens names where it takes a network apart
+    layers: list[nn.Module] = []
+    last = 0
+    for path, module in backbone.named_modules():
+        if module._parameters or module._buffers or not module._modules:
+            layers.append(module)
+            if any(path == one or path.startswith(f"{one}.") for one in wrapped):
+                last = len(layers)
+    return layers[:last]
 
 
 def normal_init(modules: Sequence[nn.Module], std: float = 0.01) -> None:

@@ -12,19 +12,30 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
 LARGEST_GROWTH = abs(math.log(16 / 1000))
 
 
-def decode_deltas(boxes: Tensor, deltas: Tensor, size: tuple[int, int], stds: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
+def decode_deltas(
+    boxes: Tensor, deltas: Tensor, size: tuple[int, int] | None, stds: Sequence[float] = (1, 1, 1, 1)
+) -> Tensor:
     """mmdetection's boxes: shifted by shares of their sides, sides scaled by exponentials, clipped to the picture.
 
     Args:
         boxes: ``… × 4`` left, top, right, bottom in pixels.
         deltas: ``… × 4`` for centre x, centre y, width and height, in units of ``stds``.
-        size: height and width of the picture.
+        size: height and width of the picture; None clips nothing.
     """
     deltas = deltas * deltas.new_tensor(stds)
     centre, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     centre = centre + sides * deltas[..., :2]
     half = sides * deltas[..., 2:].clamp(-LARGEST_GROWTH, LARGEST_GROWTH).exp() / 2
-    return clip_boxes_to_image(torch.cat([centre - half, centre + half], dim=-1), size)
+    moved = torch.cat([centre - half, centre + half], dim=-1)
+    return moved if size is None else clip_boxes_to_image(moved, size)
+
+
+def encode_deltas(boxes: Tensor, objects: Tensor, stds: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
+    """The deltas with which :func:`decode_deltas` makes ``objects`` of ``boxes``, both ``… × 4``."""
+    centre, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    wanted, wanted_sides = (objects[..., :2] + objects[..., 2:]) / 2, objects[..., 2:] - objects[..., :2]
+    deltas = torch.cat([(wanted - centre) / sides, (wanted_sides / sides).log()], dim=-1)
+    return deltas / deltas.new_tensor(stds)
 
 
 def decode_ssd(anchors: Tensor, deltas: Tensor) -> Tensor:
@@ -37,6 +48,16 @@ def decode_ssd(anchors: Tensor, deltas: Tensor) -> Tensor:
     return box_convert(torch.cat([centre, sides], dim=-1), "cxcywh", "xyxy")
 
 
+def encode_ssd(anchors: Tensor, objects: Tensor) -> Tensor:
+    """The deltas with which :func:`decode_ssd` makes ``objects`` of ``anchors``.
+
+    ``N × 4`` anchors as centre and sides, ``N × 4`` objects as left, top, right, bottom.
+    """
+    wanted = box_convert(objects, "xyxy", "cxcywh")
+    centre = (wanted[:, :2] - anchors[:, :2]) / anchors[:, 2:] / 0.1
+    return torch.cat([centre, (wanted[:, 2:] / anchors[:, 2:]).log() / 0.2], dim=-1)
+
+
 def strongest(
     boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,6 +67,12 @@ def strongest(
     """
     kept = batched_nms(boxes, scores, groups, overlap)[:limit]
     return boxes[kept], scores[kept], groups[kept]
+
+
+def rescaled(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """``N × 4`` boxes on a picture of ``size`` (height and width) in the pixels of one of size ``original``."""
+    y, x = original[0] / size[0], original[1] / size[1]
+    return boxes * boxes.new_tensor([x, y, x, y])
 
 
 def has_area(boxes: Tensor) -> Tensor:

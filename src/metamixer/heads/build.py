@@ -53,13 +53,6 @@ HEADS = {
     "cascade_mask_rcnn": Head(CascadeMaskRCNN, "ffnet_2", 80),
     "ssdlite": Head(SSDLite, "affnet_et", 80),
 }
-_PICTURES = {  # what a backbone without a pretrained_cfg expects of them
-    "input_size": (3, 512, 512),
-    "crop_pct": 1.0,
-    "mean": IMAGENET_DEFAULT_MEAN,
-    "std": IMAGENET_DEFAULT_STD,
-    "interpolation": "bilinear",
-}
 _WITH_FEATURE_NORMS = ("casvit", "ffnet")  # families whose released dense backbones norm every map
 
 
@@ -127,7 +120,21 @@ def build(
     except MetamixerError as error:
         raise MetamixerError(f"{head} on {name}: {error}") from None
     cfg = getattr(features, "pretrained_cfg", {})
-    model.pretrained_cfg = {key: cfg.get(key, value) for key, value in _PICTURES.items()} | {"architecture": head}
+    _leave_unused_norms(model)
+    side = known.model.default_size
+    model.pretrained_cfg = {
+        "architecture": head,
+        "input_size": (3, side, side),  # of its shorter side: pictures keep their proportions
+        "crop_pct": 1.0,
+        "mean": cfg.get("mean", IMAGENET_DEFAULT_MEAN),
+        "std": cfg.get("std", IMAGENET_DEFAULT_STD),
+        "interpolation": "bilinear",
+    }
+    if metadata is not None:
+        said = metadata.pretrained_cfg()
+        if metadata.classes is None or len(metadata.classes) != num_classes:
+            said.pop("label_names", None)
+        model.pretrained_cfg |= {key: said[key] for key in (*model.pretrained_cfg, "label_names") if key in said}
     shaping = {key: value for key, value in backbone_kwargs.items() if key != "checkpoint" and "drop" not in key}
     model._model_args = {"backbone": name.partition(".")[0], "backbone_kwargs": shaping, **kwargs}
     if file is not None:
@@ -219,6 +226,14 @@ def _make_backbone(name: str, pretrained: bool | None, arguments: dict[str, Any]
     return _created(
         name, lambda: timm.create_model(name, features_only=True, pretrained=wanted, **arguments), arguments
     )
+
+
+def _leave_unused_norms(model: Any) -> None:
+    """Norms of maps that the head does not read are not trained: processes that share gradients would wait for them."""
+    norms = list(getattr(model.inner_backbone, "feature_norms", None) or ())
+    read = getattr(model, "places", range(len(norms)))
+    for i, norm in enumerate(norms):
+        norm.requires_grad_(i in read)
 
 
 def _created(name: str, create: Any, arguments: Mapping[str, Any]) -> nn.Module:

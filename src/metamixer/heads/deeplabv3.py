@@ -44,6 +44,7 @@ class DilatedSegmentation(SegmentationModel):
     """
 
     align_corners = True
+    mean_over_void = False  # CVNets divides by the pixels that count
     classifiers = ("head.classifier", "aux_head.classifier")
     optional = ("aux_head.",)
 
@@ -52,7 +53,6 @@ class DilatedSegmentation(SegmentationModel):
         self.output_stride = output_stride
         before, last = last_levels(backbone, 2)
         self.head = self.make_head(last)
-        self.aux_head = None
         if auxiliary:
             self.aux_head = AuxiliaryHead(before, max(before // 4, 128), num_classes, nn.SiLU())
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from metamixer.errors import MetamixerError
 from metamixer.heads.anchors import anchors_around_zero, grid_anchors
 from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at, normal_init
-from metamixer.heads.boxes import decode_deltas, has_area, strongest
+from metamixer.heads.boxes import decode_deltas, encode_deltas, has_area, rescaled, strongest
 from metamixer.heads.fpn import FeaturePyramid
+from metamixer.heads.matching import Objects, assign, draw
 from metamixer.mixers.conv_norm import ConvNorm
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -88,6 +90,20 @@ class BoxStage(NamedTuple):
     deltas: Tensor
 
 
+class Samples(NamedTuple):
+    """What a picture's box head learns from: ``R`` boxes in pixels, the ``P`` positive ones first.
+
+    ``labels``: ``R``, the number of classes for background. ``objects`` and ``matched``: ``P × 4`` true boxes and their
+    indices. ``given``: ``R``, true where the box itself is a true one.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    objects: Tensor
+    matched: Tensor
+    given: Tensor
+
+
 class MaskRCNN(DenseModel):
     """Boxes and masks in two steps.
 
@@ -103,6 +119,21 @@ class MaskRCNN(DenseModel):
             overlap per class, the best of all.
         proposals, proposal_overlap: most proposals of each level and of a picture, and their overlap.
     """
+
+    # Numbers of the training, by the configurations of the releases; the cascade has its own.
+    train_proposals: ClassVar[int] = 1000
+    """Most proposals of a picture in training (2000 of each level)."""
+    samples: ClassVar[int] = 512
+    """Proposals of a picture that each box head learns from."""
+    anchors_outside: ClassVar[bool] = True
+    """Whether anchors that reach out of the picture are learnt from."""
+    positive_from: ClassVar[tuple[float, ...]] = (0.5,)
+    """Overlap from which on a proposal answers for an object, for each stage."""
+    stage_weights: ClassVar[tuple[float, ...]] = (1.0,)
+    rescue: ClassVar[float | None] = 0.5
+    """Overlap from which on an object keeps its best proposals; None for never."""
+    proposal_beta: ClassVar[float] = 0.0
+    """Where the L1 loss of the proposals' deltas becomes linear; 0 is plain L1."""
 
     def __init__(
         self,
@@ -136,27 +167,173 @@ class MaskRCNN(DenseModel):
         logits, deltas = zip(*(self.proposal_head(level) for level in levels), strict=True)
         return (*levels, *logits, *deltas)
 
+    def anchors(self, raw: Sequence[Tensor]) -> list[Tensor]:
+        """Anchor boxes of each level, ``(H · W · 3) × 4``, in pixels of the input."""
+        return [
+            grid_anchors(anchors_around_zero(stride, (8,), RATIOS).to(level.device), level.shape[-2:], stride)
+            for stride, level in zip(STRIDES, raw, strict=False)
+        ]
+
     @torch.no_grad()
-    def propose(self, raw: Sequence[Tensor], picture: int, size: Size) -> tuple[Tensor, Tensor]:
-        """Boxes ``R × 4`` in pixels that may hold an object, the likeliest first, and their scores ``R``."""
+    def propose(
+        self, raw: Sequence[Tensor], picture: int, size: Size, candidates: int | None = None, limit: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes ``R × 4`` in pixels that may hold an object, the likeliest first, and their scores ``R``.
+
+        Of each level the best ``candidates`` are looked at, and ``limit`` are kept; both are ``proposals`` by default.
+        """
         n = len(STRIDES)
+        candidates, limit = candidates or self.proposals, limit or self.proposals
         boxes, scores, levels = [], [], []
-        for i, (stride, logits, deltas) in enumerate(zip(STRIDES, raw[n : 2 * n], raw[2 * n :], strict=True)):
-            around = grid_anchors(
-                anchors_around_zero(stride, (8,), RATIOS).to(logits.device), logits.shape[-2:], stride
-            )
+        levels_raw = zip(self.anchors(raw), raw[n : 2 * n], raw[2 * n :], strict=True)
+        for i, (around, logits, deltas) in enumerate(levels_raw):
             score = logits[picture].permute(1, 2, 0).flatten().sigmoid()
             best, order = score.sort(descending=True, stable=True)
-            best, order = best[: self.proposals], order[: self.proposals]
+            best, order = best[:candidates], order[:candidates]
             moved = decode_deltas(around[order], deltas[picture].permute(1, 2, 0).reshape(-1, 4)[order], size)
             kept = has_area(moved)
             boxes.append(moved[kept])
             scores.append(best[kept])
             levels.append(torch.full_like(order[kept], i))
         found, score, _ = strongest(
-            torch.cat(boxes), torch.cat(scores), torch.cat(levels), self.proposal_overlap, self.proposals
+            torch.cat(boxes), torch.cat(scores), torch.cat(levels), self.proposal_overlap, limit
         )
         return found, score
+
+    def losses(self, raw: Sequence[Tensor], targets: Sequence[Objects], size: Size) -> dict[str, Tensor]:
+        """Losses of the proposals and of every stage's classes, boxes and masks.
+
+        Raises MetamixerError where a picture with objects has no masks.
+        """
+        losses = self.proposal_losses(raw, targets)
+        pictures = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
+        proposals = [
+            self.propose(raw, i, picture, candidates=2000, limit=self.train_proposals)[0]
+            for i, picture in enumerate(pictures)
+        ]
+        maps = raw[: len(ROI_STRIDES)]
+        for stage in range(len(self.stds)):
+            samples = [
+                self.draw_samples(boxes, target, stage) for boxes, target in zip(proposals, targets, strict=True)
+            ]
+            features = torch.cat([self._features(maps, i, sample.boxes, BOX_SIDE) for i, sample in enumerate(samples)])
+            logits, deltas = self.box_heads[stage](features)
+            deltas = deltas.reshape(len(deltas), self.num_classes, 4)
+            named = self._box_losses(logits, deltas, samples, self.stds[stage])
+            named["masks"] = self._mask_loss(maps, samples, targets, stage)
+            for name, loss in named.items():
+                losses[f"{name}{stage + 1}" if len(self.stds) > 1 else name] = self.stage_weights[stage] * loss
+            if stage + 1 < len(self.stds):
+                proposals = self._refine(logits, deltas, samples, pictures, self.stds[stage])
+        return losses
+
+    def proposal_losses(self, raw: Sequence[Tensor], targets: Sequence[Objects]) -> dict[str, Tensor]:
+        """Cross-entropy of the objectness and L1 of the deltas of 256 anchors a picture, half of them positive at most.
+
+        Positive from an overlap of 0.7 on, background below 0.3; an object keeps its best anchors from 0.3 on.
+        """
+        n = len(STRIDES)
+        anchors = torch.cat(self.anchors(raw))
+        logits = torch.cat([one.permute(0, 2, 3, 1).flatten(1) for one in raw[n : 2 * n]], dim=1).float()
+        deltas = torch.cat([one.permute(0, 2, 3, 1).reshape(len(one), -1, 4) for one in raw[2 * n :]], dim=1).float()
+        objectness = moves = logits.new_zeros(())
+        drawn = 0
+        for i, target in enumerate(targets):
+            learnt = torch.arange(len(anchors), device=anchors.device)
+            if not self.anchors_outside:
+                height, width = target["size"].tolist()
+                edges = anchors.new_tensor([width, height])
+                inside = ((anchors[:, :2] >= 0) & (anchors[:, 2:] < edges)).all(dim=1)
+                learnt = learnt[inside] if inside.any() else learnt
+            matched = assign(anchors[learnt], target["boxes"], 0.7, 0.3, rescue=0.3)
+            positive, negative = draw(matched, 256, 0.5)
+            here = learnt[torch.cat([positive, negative])]
+            wanted = (torch.arange(len(here), device=here.device) < len(positive)).float()
+            objectness = objectness + F.binary_cross_entropy_with_logits(logits[i, here], wanted, reduction="sum")
+            at = learnt[positive]
+            move = encode_deltas(anchors[at], target["boxes"][matched[positive]])
+            moves = moves + F.smooth_l1_loss(deltas[i, at], move, reduction="sum", beta=self.proposal_beta)
+            drawn += len(here)
+        return {"objectness": objectness / max(drawn, 1), "proposals": moves / max(drawn, 1)}
+
+    @torch.no_grad()
+    def draw_samples(self, proposals: Tensor, target: Objects, stage: int) -> Samples:
+        """Some of a picture's proposals and true boxes, a quarter of them positive at most; positive ones first."""
+        height, width = target["size"].tolist()
+        boxes = torch.cat([target["boxes"], proposals])
+        if not len(boxes):  # a head must see something, or its weights would have no gradient
+            boxes = proposals.new_tensor([[0.0, 0.0, width, height]])
+        threshold = self.positive_from[stage]
+        matched = assign(boxes, target["boxes"], threshold, threshold, self.rescue)
+        # mmdetection assigns the proposals first and then adds the true boxes, each its own object's
+        given = len(target["boxes"])
+        matched[:given] = torch.arange(given, device=boxes.device)
+        positive, negative = draw(matched, self.samples, 0.25)
+        taken = torch.cat([positive, negative])
+        labels = torch.full_like(taken, self.num_classes)
+        labels[: len(positive)] = target["labels"][matched[positive]]
+        return Samples(boxes[taken], labels, target["boxes"][matched[positive]], matched[positive], taken < given)
+
+    def _features(self, maps: Sequence[Tensor], picture: int, boxes: Tensor, side: int) -> Tensor:
+        return self.roi_features([level[picture : picture + 1] for level in maps], boxes, side)
+
+    def _box_losses(self, logits: Tensor, deltas: Tensor, samples: Sequence[Samples], stds: Stds) -> dict[str, Tensor]:
+        labels = torch.cat([sample.labels for sample in samples])
+        boxes = torch.cat([sample.boxes for sample in samples])
+        positive = (labels < self.num_classes).nonzero()[:, 0]
+        own = deltas[positive, labels[positive]].float()
+        objects = torch.cat([sample.objects for sample in samples])
+        return {
+            "classes": F.cross_entropy(logits.float(), labels),
+            "boxes": self.box_loss(boxes[positive], own, objects, stds) / len(labels),
+        }
+
+    def box_loss(self, boxes: Tensor, deltas: Tensor, objects: Tensor, stds: Stds) -> Tensor:
+        """Sum of the L1 distances of ``R × 4`` deltas from those that make ``objects`` of ``boxes``."""
+        return (deltas - encode_deltas(boxes, objects, stds)).abs().sum()
+
+    def _mask_loss(
+        self, maps: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Objects], stage: int
+    ) -> Tensor:
+        """Binary cross-entropy of the true class's mask, over all pixels of all positive boxes."""
+        features, labels, wanted = [], [], []
+        for i, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+            count = len(sample.objects)
+            if count and "masks" not in target:
+                raise MetamixerError("this head learns masks, and the pictures come with boxes alone")
+            boxes = sample.boxes[:count]
+            features.append(self._features(maps, i, boxes, MASK_SIDE))
+            labels.append(sample.labels[:count])
+            if count:
+                wanted.append(mask_targets(target["masks"], boxes, sample.matched))
+        logits = self.mask_heads[stage](torch.cat(features)).float()
+        if not wanted:
+            return 0 * logits.sum()  # every weight has a gradient, if a zero one
+        label = torch.cat(labels)
+        own = logits[torch.arange(len(label), device=label.device), label]
+        return F.binary_cross_entropy_with_logits(own, torch.cat(wanted))
+
+    @torch.no_grad()
+    def _refine(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        samples: Sequence[Samples],
+        pictures: Sequence[Size],
+        stds: Stds,
+    ) -> list[Tensor]:
+        """The next stage's proposals: the samples moved by the deltas of their class, true boxes left out."""
+        proposals = []
+        counts = [len(sample.boxes) for sample in samples]
+        for sample, size, words, moves in zip(
+            samples, pictures, logits.split(counts), deltas.split(counts), strict=True
+        ):
+            background = sample.labels == self.num_classes
+            labels = torch.where(background, words[:, :-1].argmax(1), sample.labels)
+            own = moves[torch.arange(len(labels), device=labels.device), labels].float()
+            moved = decode_deltas(sample.boxes, own, size, stds)[~sample.given]
+            proposals.append(moved[has_area(moved)])
+        return proposals
 
     @staticmethod
     def roi_features(maps: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
@@ -167,7 +344,9 @@ class MaskRCNN(DenseModel):
         for i, stride in enumerate(ROI_STRIDES):
             here = (level == i).nonzero()[:, 0]
             if len(here):
-                features[here] = roi_align(maps[i], [boxes[here]], side, 1 / stride, sampling_ratio=-1, aligned=True)
+                features[here] = roi_align(
+                    maps[i].to(boxes), [boxes[here]], side, 1 / stride, sampling_ratio=-1, aligned=True
+                )
         return features
 
     @torch.no_grad()
@@ -200,7 +379,13 @@ class MaskRCNN(DenseModel):
         return [head(features) for head in self.mask_heads]
 
     @torch.no_grad()
-    def postprocess(self, raw: Sequence[Tensor], sizes: Sequence[Size], padded: Size | None = None) -> list[Detections]:
+    def postprocess(
+        self,
+        raw: Sequence[Tensor],
+        sizes: Sequence[Size],
+        padded: Size | None = None,
+        originals: Sequence[Size] | None = None,
+    ) -> list[Detections]:
         check_sizes(raw[0], sizes)
         results = []
         for i, size in enumerate(sizes):
@@ -209,6 +394,8 @@ class MaskRCNN(DenseModel):
             boxes, scores, labels = self.detect(self.box_stages(maps, proposals, size), size)
             logits = self.mask_logits(maps, boxes)
             own = own_masks(logits, labels)
+            if originals is not None:  # masks gain by being drawn at their final size
+                boxes, size = rescaled(boxes, size, originals[i]), originals[i]
             results.append(Detections(boxes, scores, labels, paste_masks(own, boxes, size)))
         return results
 
@@ -217,6 +404,14 @@ def own_masks(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """``R × 28 × 28`` probabilities of each object's own class, averaged over the stages."""
     each = torch.arange(len(labels), device=labels.device)
     return torch.stack([stage[each, labels].sigmoid() for stage in logits]).mean(0)
+
+
+@torch.no_grad()
+def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
+    """``P × 28 × 28``, 0 or 1: what ``P × 4`` boxes cut out of the true masks (``N × H × W``) of their objects."""
+    rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
+    cut = roi_align(masks[:, None].to(boxes), rois, 2 * MASK_SIDE, 1.0, sampling_ratio=-1, aligned=True)
+    return (cut[:, 0] >= 0.5).to(boxes)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: Size, threshold: float = 0.5) -> Tensor:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from metamixer.heads.anchors import anchors_around_zero, grid_anchors
 from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at, normal_init
-from metamixer.heads.boxes import decode_deltas, has_area, strongest
+from metamixer.heads.boxes import decode_deltas, encode_deltas, has_area, rescaled, strongest
 from metamixer.heads.fpn import FeaturePyramid
+from metamixer.heads.matching import IGNORED, Objects, assign
 
 STRIDES = (8, 16, 32, 64, 128)
 SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
@@ -31,7 +33,8 @@ class RetinaHead(nn.Module):
         self.box_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
         self.classifier = nn.Conv2d(channels, ANCHORS * num_classes, 3, padding=1)
         self.regressor = nn.Conv2d(channels, ANCHORS * 4, 3, padding=1)
-        normal_init([self])
+        normal_init([self])  # at the release's 256 channels the towers have the same
+        normal_init([self.class_tower, self.box_tower], 0.01 * math.sqrt(256 / channels))
         nn.init.constant_(self.classifier.bias, -math.log(99))  # type: ignore[arg-type]  # a score of 0.01 at first
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +83,41 @@ class RetinaNet(DenseModel):
             for stride, level in zip(STRIDES, raw, strict=False)
         ]
 
+    def losses(self, raw: Sequence[Tensor], targets: Sequence[Objects], size: Size) -> dict[str, Tensor]:
+        """Focal loss (γ 2, α 0.25) of the classes and L1 of the deltas, each over the number of positive anchors.
+
+        An anchor answers for the object that it overlaps by 0.5 or more, and every object has one at least; between
+        0.4 and 0.5 an anchor is ignored. A picture without objects counts as one anchor.
+        """
+        anchors = torch.cat(self.anchors(raw))
+        batch, levels = len(raw[0]), len(STRIDES)
+        logits = torch.cat([_per_anchor(one, self.num_classes) for one in raw[:levels]], dim=1).float()
+        deltas = torch.cat([_per_anchor(one, 4) for one in raw[levels:]], dim=1).float()
+        classes = boxes = logits.new_zeros(())
+        positives = 0
+        for i in range(batch):
+            objects = targets[i]["boxes"]
+            matched = assign(anchors, objects, 0.5, 0.4, rescue=0.0)
+            positive = (matched >= 0).nonzero()[:, 0]
+            wanted = torch.zeros_like(logits[i])
+            wanted[positive, targets[i]["labels"][matched[positive]]] = 1
+            counted = matched != IGNORED
+            classes = classes + sigmoid_focal_loss(
+                logits[i][counted], wanted[counted], alpha=0.25, gamma=2, reduction="sum"
+            )
+            moves = encode_deltas(anchors[positive], objects[matched[positive]])
+            boxes = boxes + (deltas[i][positive] - moves).abs().sum()
+            positives += max(len(positive), 1)
+        return {"classes": classes / positives, "boxes": boxes / positives}
+
     @torch.no_grad()
-    def postprocess(self, raw: Sequence[Tensor], sizes: Sequence[Size], padded: Size | None = None) -> list[Detections]:
+    def postprocess(
+        self,
+        raw: Sequence[Tensor],
+        sizes: Sequence[Size],
+        padded: Size | None = None,
+        originals: Sequence[Size] | None = None,
+    ) -> list[Detections]:
         check_sizes(raw[0], sizes)
         anchors = self.anchors(raw)
         levels = len(STRIDES)
@@ -99,6 +135,15 @@ class RetinaNet(DenseModel):
                 boxes.append(moved[kept])
                 scores.append(best[kept])
                 labels.append(label[order][kept])
-            found = strongest(torch.cat(boxes), torch.cat(scores), torch.cat(labels), self.overlap, self.limit)
-            results.append(Detections(*found))
+            best_boxes, best_scores, best_labels = strongest(
+                torch.cat(boxes), torch.cat(scores), torch.cat(labels), self.overlap, self.limit
+            )
+            if originals is not None:
+                best_boxes = rescaled(best_boxes, size, originals[i])
+            results.append(Detections(best_boxes, best_scores, best_labels))
         return results
+
+
+def _per_anchor(level: Tensor, values: int) -> Tensor:
+    """``B × (A · values) × H × W`` to ``B × (H · W · A) × values``, in the order of the anchors."""
+    return level.permute(0, 2, 3, 1).reshape(len(level), -1, values)

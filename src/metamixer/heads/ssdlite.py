@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
+from torch.nn import functional as F
+from torchvision.ops import box_convert, box_iou, clip_boxes_to_image
 
 from metamixer.heads.anchors import ssd_anchors
 from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at
-from metamixer.heads.boxes import decode_ssd, strongest
+from metamixer.heads.boxes import decode_ssd, encode_ssd, rescaled, strongest
+from metamixer.heads.matching import Objects
 from metamixer.mixers.conv_norm import ConvNorm
 
 BACKBONE_STRIDES = (16, 32)
 WIDTHS = (512, 256, 256, 128, 128, 64)
 RATIOS = ((2, 3),) * 5 + ((2,),)
+MATCHED_FROM, NEGATIVES = 0.45, 3
 SCALES = np.linspace(0.1, 1.05, len(WIDTHS) + 1).tolist()
 
 
@@ -52,6 +55,8 @@ class SSDLite(DenseModel):
             those the best candidates of each class, suppressed at this overlap per class, the best of all.
     """
 
+    default_size = 320
+    longest = None
     classifiers = tuple(f"predictors.{i}.predict" for i in range(len(WIDTHS)))
 
     def __init__(
@@ -105,6 +110,34 @@ class SSDLite(DenseModel):
         )
         return logits, deltas, anchors, decode_ssd(anchors, deltas)
 
+    def losses(self, raw: Sequence[Tensor], targets: Sequence[Objects], size: Size) -> dict[str, Tensor]:
+        """The multibox loss (arXiv 1512.02325, section 2.2): cross-entropy of the classes and smooth L1 of the deltas,
+        both over the number of positive anchors in the batch.
+
+        An anchor answers for the object it overlaps most, from an overlap of 0.45 on; every object has the anchor that
+        overlaps it most. Of the others, each picture counts the three times as many as positives that look least like
+        background.
+        """
+        logits, deltas, anchors = raw[0].float(), raw[1].float(), raw[2]
+        height, width = size
+        scale = anchors.new_tensor([width, height, width, height])
+        labels, moves = [], []
+        for target in targets:
+            wanted, matched = _multibox_targets(anchors, target["boxes"] / scale, target["labels"])
+            labels.append(wanted)
+            moves.append(encode_ssd(anchors, matched))
+        label, move = torch.stack(labels), torch.stack(moves)
+        positive = label > 0
+        count = positive.sum().clamp(min=1)
+        boxes = F.smooth_l1_loss(deltas[positive], move[positive], reduction="sum")
+        with torch.no_grad():
+            doubt = -logits.log_softmax(-1)[..., 0]
+            doubt[positive] = -torch.inf
+            rank = doubt.argsort(dim=1, descending=True).argsort(dim=1)
+            taken = positive | (rank < NEGATIVES * positive.sum(dim=1, keepdim=True))
+        classes = F.cross_entropy(logits[taken], label[taken], reduction="sum")
+        return {"classes": classes / count, "boxes": boxes / count}
+
     @torch.no_grad()
     def select(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One picture's objects: boxes as shares of the input, scores and labels (0 is the first class).
@@ -125,12 +158,32 @@ class SSDLite(DenseModel):
         return strongest(torch.cat(taken), torch.cat(scores), torch.cat(labels), self.overlap, self.limit)
 
     @torch.no_grad()
-    def postprocess(self, raw: Sequence[Tensor], sizes: Sequence[Size], padded: Size | None = None) -> list[Detections]:
+    def postprocess(
+        self,
+        raw: Sequence[Tensor],
+        sizes: Sequence[Size],
+        padded: Size | None = None,
+        originals: Sequence[Size] | None = None,
+    ) -> list[Detections]:
         check_sizes(raw[0], sizes)
         results = []
-        for logits, boxes, size in zip(raw[0], raw[3], sizes, strict=True):
+        for i, (logits, boxes, size) in enumerate(zip(raw[0], raw[3], sizes, strict=True)):
             taken, scores, labels = self.select(logits, boxes)
             height, width = padded or size
             pixels = taken * taken.new_tensor([width, height, width, height])
-            results.append(Detections(clip_boxes_to_image(pixels, size), scores, labels))
+            found = clip_boxes_to_image(pixels, size)
+            if originals is not None:
+                found = rescaled(found, size, originals[i])
+            results.append(Detections(found, scores, labels))
         return results
+
+
+def _multibox_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """For ``N`` anchors the class (0 is background) and the box of their object, all as shares of the picture."""
+    if not len(boxes):
+        return labels.new_zeros(len(anchors)), box_convert(anchors, "cxcywh", "xyxy")
+    overlaps = box_iou(boxes, box_convert(anchors, "cxcywh", "xyxy"))
+    best, matched = overlaps.max(dim=0)
+    for i, anchor in enumerate(overlaps.argmax(dim=1).tolist()):
+        matched[anchor], best[anchor] = i, 1.0
+    return torch.where(best >= MATCHED_FROM, labels[matched] + 1, 0), boxes[matched]

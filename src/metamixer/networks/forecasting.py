@@ -8,15 +8,20 @@ variable, variables by one per feature, and a depthwise kernel is one Toeplitz m
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import affine_of
-from metamixer.ops.depthwise1d import depthwise_conv1d
+from metamixer.ops.depthwise1d import depthwise_conv1d, pays_as_matrix, toeplitz
+from metamixer.ops.dropout import kept
+from metamixer.ops.linear_norm import merged_norms
 
 TOKEN_EXPANSION = 2  # of the token mixers, in all released settings
+OUTPUT_DROP_RATE = 0.15  # of all mixers
 VARIANCE_EPSILON = 1e-5  # added to the variance of a window
 
 
@@ -84,13 +89,13 @@ class TwoMixes(nn.Module):
 
     The hidden layer is ``copies`` times as wide. Weights lie in grouped 1×1 convolutions as in the release:
     ``spread`` has a group per G with hidden channels ordered (row, copy), ``gather`` a group per R with input channels
-    ordered (copy, group).
+    ordered (copy, group). ``drop_rates`` are of the hidden layer, before its GELU, and of the output.
     """
 
-    def __init__(self, groups: int, rows: int, copies: int, drop_rate: float) -> None:
+    def __init__(self, groups: int, rows: int, copies: int, drop_rates: tuple[float, float]) -> None:
         super().__init__()
         self.sizes = (groups, rows, copies)
-        self.drop_rate = drop_rate
+        self.drop_rates = drop_rates
         inside, outside = groups * rows * copies, groups * rows
         self.spread = nn.Conv1d(outside, inside, 1, groups=groups)
         self.gather = nn.Conv1d(inside, outside, 1, groups=rows)
@@ -99,11 +104,20 @@ class TwoMixes(nn.Module):
         groups, rows, copies = self.sizes
         spread, shift = self.spread.weight.view(groups, rows, copies, rows), self.spread.bias.view(groups, rows, copies)
         gather, out = self.gather.weight.view(rows, groups, copies, groups), self.gather.bias.view(rows, groups, 1)
+        inner, outer = self.drop_rates if self.training else (0.0, 0.0)
+        if inner or outer:  # what dropout keeps is scaled up: here in the weights, which are few
+            spread, shift = spread / (1 - inner), shift / (1 - inner)
+            gather, out = gather / (1 - outer), out / (1 - outer)
         for i in range(copies):  # copy by copy, the hidden layer needs no reordering between the two products
-            hidden = torch.baddbmm(shift[:, :, i, None], spread[:, :, i], x)
-            hidden = F.gelu(F.dropout(hidden, self.drop_rate, self.training))
-            out = torch.baddbmm(out, gather[:, :, i], hidden.transpose(0, 1))
-        return out
+            hidden = F.gelu(_drop(torch.baddbmm(shift[:, :, i, None], spread[:, :, i], x), inner))
+            add = torch.baddbmm if i == 0 else Tensor.baddbmm_  # the first time ``out`` is the bias alone
+            out = add(out, gather[:, :, i], hidden.transpose(0, 1))
+        return _drop(out, outer)
+
+
+def _drop(x: Tensor, rate: float) -> Tensor:
+    """Dropout without its scaling, of a tensor that nothing else reads."""
+    return x.mul_(kept(x, rate)) if rate else x
 
 
 class VariableMixer(nn.Module):
@@ -114,14 +128,13 @@ class VariableMixer(nn.Module):
 
     def __init__(self, variables: int, dim: int, kernel_size: int) -> None:
         super().__init__()
-        self.mix = TwoMixes(dim, variables, TOKEN_EXPANSION, drop_rate=0.3)
-        self.drop = nn.Dropout(0.15)
+        self.mix = TwoMixes(dim, variables, TOKEN_EXPANSION, drop_rates=(0.3, OUTPUT_DROP_RATE))
         self.norm = nn.BatchNorm1d(dim)
         self.interact = PatchDepthwise(variables * dim, kernel_size)
         self.aggregate = PatchDepthwise(variables * dim, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.norm(self.drop(self.mix(x.flatten(2).transpose(0, 1))))
+        query = self.norm(self.mix(x.flatten(2).transpose(0, 1)))
         query = query.reshape(-1, *x.shape[2:])
         return x + self.aggregate(F.gelu(self.interact(query))).reshape_as(x)
 
@@ -143,12 +156,23 @@ class FeatureMixer(nn.Module):
         super().__init__()
         self.query = ParallelPatchDepthwise(variables * dim, kernel_size, small_kernel)
         self.norm = nn.BatchNorm1d(dim)
-        self.mix = TwoMixes(variables, dim, expansion, drop_rate)
-        self.drop = nn.Dropout(0.15)
+        self.mix = TwoMixes(variables, dim, expansion, drop_rates=(drop_rate, OUTPUT_DROP_RATE))
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.query(x.flatten(0, 1)).reshape(*x.shape[:2], -1)
-        return x + self.drop(self.mix(self.norm(query))).transpose(0, 1).unflatten(2, x.shape[2:])
+        mixed = self.mix(self._normed_query(x.flatten(0, 1)))
+        return x + mixed.transpose(0, 1).unflatten(2, x.shape[2:])
+
+    def _normed_query(self, x: Tensor) -> Tensor:
+        """``M·D × B × N`` to ``M × D × B·N``: the convolutions, their norms and the norm of their sum."""
+        variables = len(x) // self.mix.sizes[1]
+        kernels = [branch.conv.weight[:, 0] for branch in getattr(self.query, "branches", ())]
+        plain_norms = isinstance(self.norm, nn.BatchNorm1d) and not torch.is_autocast_enabled(x.device.type)
+        if self.training and kernels and plain_norms and pays_as_matrix(x.shape[-1], kernels[0].shape[-1]):
+            matrices = [toeplitz(kernel, x.shape[-1]).mT for kernel in kernels]
+            norms = [cast(nn.BatchNorm1d, branch.norm) for branch in self.query.branches]
+            matrix, shift = merged_norms(x, matrices, norms, self.norm)
+            return torch.baddbmm(shift[:, None, None], x, matrix).view(variables, -1, x.shape[1] * x.shape[2])
+        return self.norm(self.query(x).reshape(variables, -1, x.shape[1] * x.shape[2]))
 
     def reparameterize(self) -> None:
         """Merge both kernels and fold the norm behind them."""
@@ -205,6 +229,7 @@ class FFNetTSF(nn.Module):
         patch, stride: length of a patch and distance between two.
         kernel_size, small_kernel: along the patches; the small one stands beside the large one of the channel mixer.
         drop_rate: dropout inside the channel mixers in training (0.6 to 0.9 in the released settings).
+        head_drop_rate: dropout on the forecast in training (0 to 0.5 there).
 
     The defaults are the released setting for ETTh1, but for ``drop_rate`` (0.7 there).
     Raises MetamixerError for sizes that make no network, and for windows of another length or number of variables.
@@ -223,6 +248,7 @@ class FFNetTSF(nn.Module):
         kernel_size: int = 51,
         small_kernel: int = 5,
         drop_rate: float = 0.1,
+        head_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         if min(channels, horizon, ffn_ratio, dim, stride) < 1 or depth < 0:
@@ -244,6 +270,7 @@ class FFNetTSF(nn.Module):
             ]
         )  # fmt: skip
         self.output = nn.Linear(dim * (lookback // stride), horizon)
+        self.head_drop = nn.Dropout(head_drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or tuple(x.shape[1:]) != (self.lookback, self.channels):
@@ -254,5 +281,5 @@ class FFNetTSF(nn.Module):
         mean = x.mean(1, keepdim=True)
         deviation = (x.var(1, keepdim=True, correction=0) + VARIANCE_EPSILON).sqrt()
         features = self.blocks(self.stem(((x - mean) / deviation).permute(2, 0, 1)))
-        forecast = self.output(features.transpose(1, 2).flatten(2))  # M × B × horizon
+        forecast = self.head_drop(self.output(features.transpose(1, 2).flatten(2)))  # M × B × horizon
         return forecast.permute(1, 2, 0) * deviation + mean

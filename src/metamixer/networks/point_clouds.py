@@ -156,7 +156,7 @@ class FFNetPoints(nn.Module):
                 "depths and channels must name as many stages, the decoder's one fewer, got "
                 f"{enc_depths}, {enc_channels}, {dec_depths}, {dec_channels}"
             )
-        self.in_channels = in_channels
+        self.in_channels, self.num_classes = in_channels, num_classes
         self.embedding = SparseConvNorm(in_channels, enc_channels[0], kernel_size=5, bias=False)
         rates = _rising_rates(drop_path_rate, enc_depths)
         downs = [None, *(GridPool(*channels) for channels in pairwise(enc_channels))]

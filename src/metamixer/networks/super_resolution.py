@@ -93,7 +93,7 @@ def tiled(model: FFNetSR, picture: Tensor, tile: int = 192, overlap: int | None 
         tile: side of the part of the picture that one tile adds to the output, in input pixels.
         overlap: input pixels that a tile sees beyond that part on every side, as far as the picture goes. From
             ``model.reach`` on the result is that of the whole picture; below, pixels near a seam miss something
-            far away, the less the larger it is. None means ``model.reach``.
+            far away, the less the larger it is. None means ``model.reach``, and more than that is never used.
 
     Returns ``B × 3 × scale·H × scale·W``. Memory for activations: that of one ``tile + 2·overlap`` square.
     Raises MetamixerError for a tile without pixels, a negative overlap, and pictures that the network does not take.
@@ -101,7 +101,7 @@ def tiled(model: FFNetSR, picture: Tensor, tile: int = 192, overlap: int | None 
     _check_picture(picture)
     if tile < 1 or (overlap is not None and overlap < 0):
         raise MetamixerError(f"tiles need at least one pixel and no negative overlap, got {tile} and {overlap}")
-    context, scale = model.reach if overlap is None else overlap, model.scale
+    context, scale = model.reach if overlap is None else min(overlap, model.reach), model.scale
     weight = model.first.weight
     batch, _, height, width = picture.shape
     out = picture.new_empty(batch, 3, scale * height, scale * width)

@@ -30,10 +30,15 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """
     if weight.shape[-1] % 2 == 0:
         raise ValueError(f"a depthwise kernel must have an odd length, got {weight.shape[-1]}")
-    if x.shape[-1] > max(SHORT, LARGEST_RATIO * weight.shape[-1]):
+    if not pays_as_matrix(x.shape[-1], weight.shape[-1]):
         return F.conv1d(x.transpose(0, 1), weight, bias, padding="same", groups=len(weight)).transpose(0, 1)
     matrices = toeplitz(weight[:, 0], x.shape[-1]).mT
     return torch.bmm(x, matrices) if bias is None else torch.baddbmm(bias[:, None, None], x, matrices)
+
+
+def pays_as_matrix(length: int, kernel_size: int) -> bool:
+    """Is the product with a matrix faster than the convolution?"""
+    return length <= max(SHORT, LARGEST_RATIO * kernel_size)
 
 
 def toeplitz(kernels: Tensor, length: int) -> Tensor:

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import default_collate
+from torchvision.transforms.v2.functional import to_dtype
 
-from metamixer.data.image_folder import ImageFolder, PictureLoader, split_of
-from metamixer.data.transforms import Preprocessing, evaluation_transform, training_transform
+from metamixer.backbones.base import DistilledHead
+from metamixer.data.mixing import mix
+from metamixer.data.source import SPLIT_NAMES, BadPictures, PictureLoader, Pictures, open_pictures
+from metamixer.data.transforms import (
+    Interpolation,
+    Policy,
+    Preprocessing,
+    TrainingTransform,
+    evaluation_transform,
+)
 from metamixer.errors import MetamixerError
+from metamixer.models import create_model
+from metamixer.tasks.distillation import Distillation, Teacher, distillation_loss
+from metamixer.tasks.task import Task, key_values, require
+from metamixer.weights.checkpoint import save_checkpoint
 
-VALIDATION_FOLDERS = ("val", "validation", "test")
+VALIDATION_FOLDERS = SPLIT_NAMES["val"]
 
 
 @dataclass(frozen=True)
@@ -29,86 +47,207 @@ class ClassificationMetrics:
     count: int
 
 
-class Classification:
-    """A folder with ``train`` and ``val`` (or ``validation``, ``test``), each with one sub-folder per class.
+@dataclass
+class Classification(Task):
+    """Classify pictures.
 
     Args:
-        data: the folder.
-        workers: processes that read pictures; 0 for none beside the loop, None for a number that suits the machine.
+        model: a model's name; ``name.tag``, or ``name`` with ``pretrained``, starts from its weights.
+        data: a folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (``validation`` or ``test`` also serve), a
+            folder or addresses of tar shards, or ``hf://OWNER/NAME``.
+        bad_pictures: what an unreadable picture does: "raise" when it is reached, "skip" it (they are listed at the
+            end), or "check": read all of them first.
+        image_size: side of the pictures; the model's own by default.
         crop_scale: share of the picture's area that random crops keep, from and to.
+        crop_ratio: the crops' width divided by their height, from and to.
+        interpolation: how crops are resized: "bilinear", "bicubic", or "random" between them.
+        policy: "rand" for RandAugment, "trivial" for TrivialAugment, "three" for three-augment.
+        magnitude: of RandAugment, from 0 to 10.
+        magnitude_std: deviation of the noise added to it.
+        colour_jitter: strength of random brightness, contrast and saturation.
+        erase: share of the pictures in which a rectangle is replaced by noise (random erasing).
+        mixup: alpha of Mixup; 0 for none.
+        cutmix: alpha of CutMix; 0 for none.
+        mix_probability: share of the batches that are mixed; of those, half by CutMix where both are on.
         smoothing: label smoothing.
+        drop_path_rate: stochastic depth.
+        model_args: further arguments of the model as ``key=value``, such as ``mixer=pooling``.
+        pretrained: start from the model's default weights.
+        checkpoint: start from this file.
+        teacher: a checkpoint's path or a model's name, also timm's, to learn from.
+        distillation: "hard" for the teacher's likeliest class, "soft" for its whole distribution.
+        alpha: weight of the teacher in the loss; the labels have the rest.
+        temperature: of both distributions in "soft" distillation.
+        teacher_size: side of the pictures that the teacher sees; by default the student's, or the teacher's own where
+            it takes no other.
 
-    Raises MetamixerError where the folders are missing or hold no pictures, where there is only one class, and where a
-    validation class is none of the training classes.
+    A model with a second classifier learns from the teacher with that one, as in DeiT.
+
+    ``open`` raises MetamixerError where the data is missing or holds no pictures, where there is only one class, and
+    where a validation class is none of the training classes.
     """
 
-    def __init__(
-        self,
-        data: str | Path,
-        workers: int | None = None,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        smoothing: float = 0.0,
-    ) -> None:
-        if not Path(data).is_dir():
-            raise MetamixerError(f"{data}: no such folder")
-        train, validation = split_of(data, ("train",)), split_of(data, VALIDATION_FOLDERS)
-        if train is None or validation is None:
-            missing = "'train'" if train is None else f"named one of {', '.join(VALIDATION_FOLDERS)}"
-            raise MetamixerError(f"{data} needs a folder {missing} with one sub-folder of pictures per class")
-        self.train = ImageFolder(train)
+    model: str
+    data: str = ""
+    bad_pictures: BadPictures = "raise"
+    image_size: int | None = None
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    crop_ratio: tuple[float, float] = (0.8, 1.25)
+    interpolation: Interpolation = "bilinear"
+    policy: Policy = "none"
+    magnitude: float = 9.0
+    magnitude_std: float = 0.5
+    colour_jitter: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    smoothing: float = 0.1
+    drop_path_rate: float = 0.0
+    model_args: tuple[str, ...] = ()
+    pretrained: bool = False
+    checkpoint: str | None = None
+    teacher: str | None = None
+    distillation: Distillation = "hard"
+    alpha: float = 0.5
+    temperature: float = 1.0
+    teacher_size: int | None = None
+
+    metric = "top1"
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        narrow, wide = self.crop_ratio
+        require(self.image_size is None or self.image_size >= 16, "image_size must be 16 or more")
+        require(0 < low <= high <= 1, "crop_scale must rise from above 0 to 1 at most")
+        require(0 < narrow <= wide, "crop_ratio must rise from above 0")
+        require(self.magnitude_std >= 0, "magnitude_std must be 0 or more")
+        require(0 <= self.magnitude <= 10, "magnitude must be from 0 to 10")
+        require(0 <= self.colour_jitter <= 1, "colour_jitter must be from 0 to 1")
+        require(0 <= self.erase <= 1, "erase must be from 0 to 1")
+        require(self.mixup >= 0 and self.cutmix >= 0, "mixup and cutmix must be 0 or more")
+        require(0 <= self.mix_probability <= 1, "mix_probability must be from 0 to 1")
+        require(0 <= self.smoothing < 1, "smoothing must be 0 or more and below 1")
+        require(0 <= self.drop_path_rate < 1, "drop_path_rate must be 0 or more and below 1")
+        require(0 <= self.alpha <= 1, "alpha must be from 0 to 1")
+        require(self.temperature > 0, "temperature must be above 0")
+        self._teacher: Teacher | None = None
+
+    def open(self) -> None:
+        if not self.data:
+            raise MetamixerError("the folder of pictures is not given: set data")
+        workers = default_workers() if self.workers is None else self.workers
+        self.train = open_pictures(self.data, "train", bad=self.bad_pictures, workers=workers)
         self.classes = self.train.classes
         if len(self.classes) < 2:
-            raise MetamixerError(f"{train} holds the class {self.classes[0]!r} alone; a classifier needs two or more")
-        self.validation = ImageFolder(validation, classes=self.classes)
-        self.workers = default_workers() if workers is None else workers
-        self.crop_scale = crop_scale
-        self.smoothing = smoothing
+            raise MetamixerError(
+                f"{self.data} holds the class {self.classes[0]!r} alone; a classifier needs two or more"
+            )
+        self.validation = open_pictures(self.data, "val", self.classes, self.bad_pictures, workers)
 
-    def fit_to(self, model: nn.Module, image_size: int | None) -> None:
-        """Take size and normalisation from the model's configuration, the size from the argument if given."""
-        self.preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
-        self.image_size = self.preprocessing.image_size
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Whole batches in the training set, which must hold one at least."""
-        return len(self.train) // batch_size
-
-    def train_loader(self, size: int, batch_size: int, seed: int) -> PictureLoader:
-        """Shuffled, augmented uint8 batches of ``size`` pixels; an incomplete last batch is left out."""
-        self.train.transform = training_transform(size, self.crop_scale)
-        return PictureLoader(
-            self.train,
-            batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=self.workers,
-            generator=torch.Generator().manual_seed(seed),
-            pin_memory=torch.cuda.is_available(),
+    def create_model(self) -> nn.Module:
+        try:
+            model = create_model(
+                self.model,
+                pretrained=self.pretrained or None,  # a name with a tag asks for weights too
+                checkpoint=self.checkpoint,
+                num_classes=len(self.classes),
+                drop_path_rate=self.drop_path_rate,
+                **key_values(self.model_args),
+            )
+        except (TypeError, ValueError) as error:
+            raise MetamixerError(f"{self.model} refuses its arguments ({error})") from None
+        if self.teacher is not None:
+            self._teacher = Teacher(self.teacher, len(self.classes), self.teacher_size)
+            if isinstance(getattr(model, "head", None), DistilledHead):
+                cast(Any, model).set_distilled_training()
+        self.preprocessing = Preprocessing.of(model.pretrained_cfg, self.image_size)
+        self.transform = TrainingTransform(
+            self.preprocessing.image_size,
+            self.crop_scale,
+            crop_ratio=self.crop_ratio,
+            interpolation=self.interpolation,
+            policy=self.policy,
+            magnitude=self.magnitude,
+            magnitude_std=self.magnitude_std,
+            colour_jitter=self.colour_jitter,
+            erase=self.erase,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
         )
+        return model
 
-    def loss(self, model: nn.Module, pictures: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of uint8 ``B × 3 × S × S`` against ``B`` class indices."""
-        inputs = self.preprocessing.normalise(pictures).contiguous(memory_format=torch.channels_last)
-        return F.cross_entropy(model(inputs), labels, label_smoothing=self.smoothing)
+    def __len__(self) -> int:
+        return len(self.train)
 
-    def evaluate(self, model: nn.Module, device: torch.device) -> ClassificationMetrics:
-        return evaluate_folder(model, self.validation, self.preprocessing, device, self.workers)
+    def sample(self, index: int, size: int | None) -> tuple[Tensor, int]:
+        """A uint8 picture ``3 × S × S`` and its class."""
+        self.train.transform = partial(self.transform, size=size)
+        return self.train[index]
+
+    def describe(self, index: int) -> str:
+        return self.train.name(index)
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        return default_collate(list(samples))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Cross-entropy of uint8 ``B × 3 × S × S`` against ``B`` class indices, and the distance to the teacher."""
+        pictures, targets = batch
+        if self.mixup or self.cutmix:
+            pictures, targets = mix(
+                to_dtype(pictures, torch.float32, scale=True),
+                targets,
+                len(self.classes),
+                self.mixup,
+                self.cutmix,
+                self.mix_probability,
+            )
+        outputs = model(self.preprocessing.normalise(pictures))
+        # A model with a second classifier gives a pair while it learns from a teacher.
+        logits, taught = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        if self._teacher is None:
+            return loss
+        distance = distillation_loss(taught.float(), self._teacher(pictures), self.distillation, self.temperature)
+        return {"labels": (1 - self.alpha) * loss, "teacher": self.alpha * distance}
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        metrics = evaluate_folder(model, self.validation, self.preprocessing, device, self.workers, share=True)
+        return asdict(metrics)
+
+    def save(self, model: nn.Module, path: Path) -> None:
+        save_checkpoint(model, path, classes=self.classes, preprocessing=self.preprocessing)
+
+    def notes(self) -> list[str]:
+        unreadable = self.train.unreadable + self.validation.unreadable
+        return [f"{len(unreadable)} unreadable pictures were skipped: {', '.join(unreadable)}"] if unreadable else []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What processes that read pictures need: all but the teacher."""
+        return {**self.__dict__, "_teacher": None}
 
 
 @torch.inference_mode()
 def evaluate_folder(
     model: nn.Module,
-    folder: ImageFolder,
+    folder: Pictures,
     preprocessing: Preprocessing,
     device: torch.device,
     workers: int | None = None,
     batch_size: int = 128,
     progress: str | None = None,
+    share: bool = False,
 ) -> ClassificationMetrics:
-    """Accuracy of ``model`` on all pictures of ``folder``; ``progress`` titles a progress bar on a terminal."""
+    """Accuracy of ``model`` on all pictures of ``folder``; ``progress`` titles a progress bar on a terminal.
+
+    With ``share`` the processes of a distributed run, all of which call this, work through a part each.
+    """
+    share = share and dist.is_available() and dist.is_initialized()
     folder.transform = evaluation_transform(preprocessing)
     workers = default_workers() if workers is None else workers
-    loader = PictureLoader(folder, batch_size, num_workers=workers)
+    mine = range(dist.get_rank(), len(folder), dist.get_world_size()) if share else None
+    loader = PictureLoader(folder, batch_size, num_workers=workers, sampler=mine)
     was_training = model.training
     model.eval()
     correct1 = correct5 = count = 0
@@ -124,6 +263,10 @@ def evaluate_folder(
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         count += len(labels)
     model.train(was_training)
+    if share:
+        sums = torch.tensor([correct1, correct5, loss, count], dtype=torch.float64, device=device)
+        dist.all_reduce(sums)
+        correct1, correct5, loss, count = (*map(int, sums[:2]), float(sums[2]), int(sums[3]))
     return ClassificationMetrics(100 * correct1 / count, 100 * correct5 / count, loss / count, count)
 
 

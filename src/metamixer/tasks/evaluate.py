@@ -1,9 +1,9 @@
-"""Accuracy of a classifier on a folder of pictures."""
+"""How well a model does on a folder of pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -13,13 +13,14 @@ from tyro.conf import Positional, arg
 from metamixer.data.image_folder import ImageFolder, class_folders, split_of
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
-from metamixer.models import class_names, load_model
+from metamixer.heads.base import DenseModel
+from metamixer.models import class_names
 from metamixer.tasks.classification import (
     VALIDATION_FOLDERS,
-    ClassificationMetrics,
     default_device,
     evaluate_folder,
 )
+from metamixer.tasks.dense import evaluate_dense, load_any_model
 
 
 def evaluate(
@@ -29,8 +30,9 @@ def evaluate(
     batch_size: int = 128,
     workers: int | None = None,
     progress: bool = False,
-) -> ClassificationMetrics:
-    """Top-1 and top-5 accuracy and cross-entropy on the pictures of a folder.
+) -> Any:
+    """Top-1 and top-5 accuracy and cross-entropy on the pictures of a folder, as :class:`ClassificationMetrics`; of a
+    detector or segmenter what :func:`metamixer.tasks.dense.evaluate_dense` gives for the validation part, a dict.
 
     Args:
         model: a classifier (left in its mode, used on its device), a model's name, or the path of a checkpoint.
@@ -48,7 +50,9 @@ def evaluate(
     if batch_size < 1:
         raise MetamixerError(f"batch_size must be 1 or more, not {batch_size}")
     if not isinstance(model, nn.Module):
-        model = load_model(model).to(default_device())
+        model = load_any_model(model).to(default_device())
+    if isinstance(model, DenseModel):
+        return evaluate_dense(model, data, image_size=image_size, workers=workers)
     folder = _folder_for(model, split_of(data, VALIDATION_FOLDERS) or Path(data))
     preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
     device = next(model.parameters()).device
@@ -62,8 +66,11 @@ def evaluate_command(
     image_size: int | None = None,
     batch_size: int = 128,
     workers: int | None = None,
+    split: Literal["train", "val", "test"] = "val",
+    void: int = 255,
+    zero_is_void: bool = False,
 ) -> None:
-    """Measure a classifier on a folder of pictures.
+    """Measure a model on a folder of pictures.
 
     Args:
         model: a model's name, ``name.tag`` for particular weights, or the path of a checkpoint.
@@ -71,8 +78,19 @@ def evaluate_command(
         image_size: side of the network's input in pixels; the model's own by default.
         batch_size: pictures at a time.
         workers: processes that read pictures, 0 for none; by default from the machine.
+        split: part of data with boxes, masks or class maps.
+        void: value of pixels without a class in class maps, beside 255.
+        zero_is_void: 0 is void too in class maps, and the first class is 1.
     """
-    metrics = evaluate(model, data, image_size, batch_size, workers, progress=True)
+    network = load_any_model(model).to(default_device())
+    if isinstance(network, DenseModel):
+        found = evaluate_dense(network, data, split, image_size, workers=workers, void=void, zero_is_void=zero_is_void)
+        rows = Table("metric", model)
+        for name, value in found.items():
+            rows.add_row(name, f"{value:.4f}")
+        Console().print(rows)
+        return
+    metrics = evaluate(network, data, image_size, batch_size, workers, progress=True)
     table = Table("model", "pictures", "top-1 %", "top-5 %", "loss")
     table.add_row(model, str(metrics.count), f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}")
     Console().print(table)

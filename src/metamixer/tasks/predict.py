@@ -1,4 +1,4 @@
-"""Predict the class of pictures, and draw the prediction beside the picture."""
+"""Predict what pictures show, and draw it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from metamixer.data.files import make_folder, replace_when_done
 from metamixer.data.pictures import pictures_below, read_picture, to_rgb
 from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.errors import MetamixerError
-from metamixer.models import class_names, load_model
+from metamixer.heads.base import DenseModel
+from metamixer.models import class_names
 from metamixer.tasks.classification import default_device
+from metamixer.tasks.dense import SURE, load_any_model, predict_dense, predict_files
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ def predict(
     picture: Image.Image | str | Path,
     topk: int = 5,
     image_size: int | None = None,
-) -> Prediction:
-    """The ``topk`` likeliest classes of a picture.
+) -> Any:
+    """What a picture shows: a :class:`Prediction` with the ``topk`` likeliest classes; of a detector or segmenter (see
+    :func:`metamixer.build`) a :class:`~metamixer.tasks.results.Result` with objects of score 0.5 or more, or a class
+    map.
 
     Args:
-        model: a classifier (left in its mode, used on its device), a model's name, or the path of a checkpoint.
+        model: a model (left in its mode, used on its device), its name, or the path of a checkpoint.
         picture: a picture or its path.
         topk: classes in the result, at most as many as the model has.
         image_size: side of the network's input in pixels; by default the model's own.
@@ -77,7 +81,9 @@ def predict(
     if topk < 1:
         raise MetamixerError(f"topk must be 1 or more, not {topk}")
     if not isinstance(model, nn.Module):
-        model = load_model(model).to(default_device())
+        model = load_any_model(model).to(default_device())
+    if isinstance(model, DenseModel):
+        return predict_dense(model, picture, image_size)
     upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
     preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
     pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
@@ -103,9 +109,10 @@ def predict_command(
     *,
     topk: int = 5,
     image_size: int | None = None,
+    score: float = SURE,
     out: Path | None = None,
 ) -> int:
-    """Name what pictures show.
+    """Name what pictures show; detectors and segmenters take videos too.
 
     Args:
         model: a model's name, ``name.tag`` for particular weights, or the path of a checkpoint.
@@ -113,11 +120,14 @@ def predict_command(
         more: further pictures and folders.
         topk: classes shown per picture.
         image_size: side of the network's input in pixels; the model's own by default.
+        score: surest objects only, of a detector.
         out: folder for the drawn predictions and ``predictions.json``.
     """
+    classifier = load_any_model(model).to(default_device())
+    if isinstance(classifier, DenseModel):
+        return predict_files(classifier, (picture, *more), out, image_size, score)
     files = _picture_files((picture, *more))
     folder = None if out is None else make_folder(out)
-    classifier = load_model(model).to(default_device())
     results = []
     for file in files:
         try:

@@ -1,92 +1,143 @@
-"""Everything that decides a training run."""
+"""Everything that decides a training run: the task, and how the loop trains it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from tyro.conf import Positional, arg
+from metamixer.tasks.task import Task, key_values, require
 
-from metamixer.errors import MetamixerError
-
-
-class ConfigError(MetamixerError, ValueError):
-    """A value out of its range; a ValueError too, so that the command line takes it for wrong usage."""
+#: Fields that decide where and how fast a run goes, but not what comes out of it.
+NOT_PART_OF_THE_RESULT = ("out", "overwrite", "resume", "allow_changes", "save_every", "workers", "log")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run of a classifier on folders of pictures.
+    """A training run.
 
     Args:
-        model: a model's name; ``name.tag``, or ``name`` with ``pretrained``, starts from its weights.
-        data: folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (``validation`` or ``test`` also serve).
-        out: folder for checkpoints, metrics and the configuration; ``runs/MODEL`` by default.
+        task: what is trained on what data.
+        out: folder for checkpoints, metrics and the configuration; ``runs/`` and the task's or model's name by default.
         overwrite: replace a run that ``out`` already holds.
-        epochs: passes over the training pictures.
-        batch_size: pictures per step; lowered to the training set where that is smaller.
+        resume: "auto" to go on from the last checkpoint in ``out``, if there is one, or a checkpoint's path.
+        allow_changes: resume even though the configuration is not the one that the run began with.
+        save_every: steps between checkpoints, beside the one after every epoch; 0 for none.
+        epochs: passes over the training samples.
+        batch_size: samples per step of the optimiser, over all processes and accumulated parts; lowered to the
+            training set where that is smaller.
+        accumulate: parts in which each process works through its share of a batch, to save memory.
         lr: peak learning rate.
+        min_lr: learning rate at the end; a hundredth of the peak by default.
+        warmup_lr: learning rate at the start; a hundredth of the peak by default.
         warmup_epochs: epochs in which the learning rate rises.
-        weight_decay: decay of all weights but norms and biases.
+        cooldown_epochs: epochs at the end, at the lowest learning rate.
+        weight_decay: decay of all weights but norms, biases and those that the model names.
+        layer_decay: factor on the learning rate from each layer to the one before it; 0 for none.
         opt: an optimiser of timm, by name.
+        opt_args: its further arguments as ``key=value``, such as ``betas=(0.9,0.95)``.
         sched: a schedule of timm, by name.
-        smoothing: label smoothing.
-        image_size: side of the pictures; the model's own by default.
-        progressive_from: side at the first epoch, growing in steps of 16 to ``image_size`` (None: no growth).
-        crop_scale: share of the picture's area that random crops keep.
-        ema_decay: decay of the averaged weights that are validated and saved; 0 for none.
         clip_grad: largest gradient norm; 0 for no limit.
-        drop_path_rate: stochastic depth.
-        pretrained: start from the model's default weights.
-        checkpoint: start from this file.
-        workers: processes that read pictures, 0 for none beside the loop; by default from the machine.
+        ema_decay: decay of the averaged weights that are validated and saved; 0 for none.
+        sizes: sides in pixels of which each batch draws one (multi-scale training). A batch holds ``batch_size``
+            samples at the first of them and so many at the others that memory stays level.
+        progressive: sides of the first and the last epochs, growing in steps of 16 in between.
+        repeats: times that a sample, augmented anew, comes in one batch (repeated augmentation); an epoch has the same
+            length but fewer different samples.
+        workers: processes that read samples, 0 for none beside the loop; by default from the machine.
         seed: of weights, order and augmentation.
         mixed_precision: "bf16" or "fp16" where the hardware is faster in it.
+        channels_last: memory layout of pictures that convolutions prefer.
+        compile: translate the model with ``torch.compile`` before training.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+        sync_bn: batch norms take their statistics over all processes.
+        fsdp: split weights, gradients and the optimiser's state over the processes (FSDP).
+        log: further places that metrics go to, beside ``metrics.csv`` and TensorBoard.
 
-    Raises ConfigError (a MetamixerError and a ValueError) for a value out of its range.
+    Raises SettingError (a MetamixerError and a ValueError) for a value out of its range.
     """
 
-    model: Positional[Annotated[str, arg(metavar="MODEL")]]
-    data: str
+    task: Task
     out: str | None = None
     overwrite: bool = False
+    resume: str | None = None
+    allow_changes: bool = False
+    save_every: int = 0
     epochs: int = 20
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 2e-3
+    min_lr: float | None = None
+    warmup_lr: float | None = None
     warmup_epochs: float = 1.0
+    cooldown_epochs: int = 0
     weight_decay: float = 0.05
+    layer_decay: float = 0.0
     opt: str = "adamw"
-    sched: Literal["cosine", "poly", "tanh"] = "cosine"
-    smoothing: float = 0.1
-    image_size: int | None = None
-    progressive_from: int | None = None
-    crop_scale: tuple[float, float] = (0.35, 1.0)
-    ema_decay: float = 0.998
+    opt_args: tuple[str, ...] = ()
+    sched: Literal["cosine", "poly", "tanh", "step", "constant", "wsd"] = "cosine"
     clip_grad: float = 1.0
-    drop_path_rate: float = 0.0
-    pretrained: bool = False
-    checkpoint: str | None = None
+    ema_decay: float = 0.998
+    sizes: tuple[int, ...] = ()
+    progressive: tuple[int, int] | None = None
+    repeats: int = 1
     workers: int | None = None
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = True
+    compile: bool = False
+    grad_checkpointing: bool = False
+    sync_bn: bool = False
+    fsdp: bool = False
+    log: tuple[Literal["trackio", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        sizes = [size for size in (self.image_size, self.progressive_from) if size is not None]
-        _require(self.epochs >= 1, "epochs must be 1 or more")
-        _require(self.batch_size >= 2, "batch_size must be 2 or more, since batch norm needs two pictures")
-        _require(self.lr > 0, "lr must be above 0")
-        _require(self.warmup_epochs >= 0, "warmup_epochs must be 0 or more")
-        _require(self.sched in ("cosine", "poly", "tanh"), "sched must be cosine, poly or tanh")
-        _require(0 <= self.smoothing < 1, "smoothing must be 0 or more and below 1")
-        _require(all(size >= 16 for size in sizes), "image_size and progressive_from must be 16 or more")
-        _require(0 < low <= high <= 1, "crop_scale must rise from above 0 to 1 at most")
-        _require(0 <= self.ema_decay < 1, "ema_decay must be 0 or more and below 1")
-        _require(self.clip_grad >= 0, "clip_grad must be 0 or more")
-        _require(0 <= self.drop_path_rate < 1, "drop_path_rate must be 0 or more and below 1")
-        _require(self.workers is None or self.workers >= 0, "workers must be 0 or more")
+        schedules = ("cosine", "poly", "tanh", "step", "constant", "wsd")
+        require(not (self.resume and self.overwrite), "resume and overwrite exclude each other")
+        require(self.epochs >= 1, "epochs must be 1 or more")
+        require(self.batch_size >= 2, "batch_size must be 2 or more, since batch norm needs two pictures")
+        require(self.accumulate >= 1, "accumulate must be 1 or more")
+        require(self.save_every >= 0, "save_every must be 0 or more")
+        require(self.lr > 0, "lr must be above 0")
+        require(
+            all(lr is None or lr >= 0 for lr in (self.min_lr, self.warmup_lr)), "min_lr and warmup_lr must be 0 or more"
+        )
+        require(self.warmup_epochs >= 0, "warmup_epochs must be 0 or more")
+        require(0 <= self.cooldown_epochs < self.epochs, "cooldown_epochs must be 0 or more and fewer than epochs")
+        require(self.weight_decay >= 0, "weight_decay must be 0 or more")
+        require(0 <= self.layer_decay <= 1, "layer_decay must be from 0 to 1")
+        require(self.sched in schedules, f"sched must be one of {', '.join(schedules)}")
+        key_values(self.opt_args)
+        require(self.clip_grad >= 0, "clip_grad must be 0 or more")
+        require(0 <= self.ema_decay < 1, "ema_decay must be 0 or more and below 1")
+        require(
+            all(size >= 16 for size in (*self.sizes, *(self.progressive or ()))),
+            "sizes and progressive must be 16 or more",
+        )
+        require(not (self.sizes and self.progressive), "sizes and progressive exclude each other")
+        require(self.repeats >= 1, "repeats must be 1 or more")
+        require(self.workers is None or self.workers >= 0, "workers must be 0 or more")
+        require(self.seed >= 0, "seed must be 0 or more")
+        require(not (self.fsdp and self.mixed_precision == "fp16"), "mixed_precision must be bf16 or no with fsdp")
+        require(
+            not (self.fsdp and self.ema_decay), "ema_decay must be 0 with fsdp, which keeps no whole model to average"
+        )
 
+    @property
+    def folder(self) -> str:
+        """The run's folder."""
+        name = getattr(self.task, "model", None) or type(self.task).__name__.lower()
+        return self.out or f"runs/{name}"
 
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ConfigError(sentence)
+    def sizes_at(self, epoch: int) -> tuple[int | None, ...]:
+        """Sides in pixels of which the batches of an epoch (from 0) draw; ``(None,)`` where the task decides."""
+        if self.progressive is None:
+            return self.sizes or (None,)
+        first, last = self.progressive
+        # The last fifth of the epochs runs at full size.
+        share = 1.0 if self.epochs == 1 else min(1.0, epoch / (0.8 * (self.epochs - 1)))
+        return (last if share == 1 else min(last, round((first + share * (last - first)) / 16) * 16),)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, ready for JSON: the task's and the loop's side by side, as on the command line."""
+        fields = asdict(self)
+        return {"task": type(self.task).__name__, **fields.pop("task"), **fields}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metamixer.data.download import download
 from metamixer.errors import MetamixerError
-from metamixer.weights.download import download
 
 
 @dataclass(frozen=True)

@@ -3,84 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metamixer import MetamixerError
-from metamixer.weights.download import cache_folder, download
+from metamixer.data.download import cache_folder, download
 
 CONTENTS = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves CONTENTS; ``ranges`` says whether it honours Range, ``breaks`` how many answers stop half-way."""
-
-    ranges = True
-    breaks = 0
-    requests: list[str | None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.requests.append(asked)
-        if self.path != "/file":
-            self.send_error(404)
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.ranges else 0
-        if start >= len(CONTENTS):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(CONTENTS)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = CONTENTS[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.server.breaks:
-            self.server.breaks -= 1
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as running:
-        running.requests = []
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METAMIXER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return tmp_path / "cache"
+def served(server: Any, cache: Path) -> None:
+    server.files["file"] = CONTENTS
 
 
-def url(server: Server, name: str = "file") -> str:
-    return f"http://127.0.0.1:{server.server_port}/{name}"
+def url(server: Any, name: str = "file") -> str:
+    return server.url(name)
 
 
 def files(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir())
 
 
-def test_downloads_once(server: Server, cache: Path) -> None:
+def test_downloads_once(server: Any, cache: Path) -> None:
     path = download(url(server), "weights.pth", len(CONTENTS), DIGEST)
     assert path == cache / "weights.pth"
     assert path.read_bytes() == CONTENTS
@@ -89,34 +37,34 @@ def test_downloads_once(server: Server, cache: Path) -> None:
     assert files(cache) == ["weights.pth"]
 
 
-def test_a_lost_connection_is_resumed(server: Server, cache: Path) -> None:
+def test_a_lost_connection_is_resumed(server: Any, cache: Path) -> None:
     server.breaks = 2
     assert download(url(server), "weights.pth", sha256=DIGEST).read_bytes() == CONTENTS
     half = len(CONTENTS) // 2
     assert server.requests == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
 
 
-def test_an_earlier_attempt_is_resumed(server: Server, cache: Path) -> None:
+def test_an_earlier_attempt_is_resumed(server: Any, cache: Path) -> None:
     cache.mkdir()
     (cache / "weights.pth.part").write_bytes(CONTENTS[:1000])
     assert download(url(server), "weights.pth", sha256=DIGEST).read_bytes() == CONTENTS
     assert server.requests == ["bytes=1000-"]
 
 
-def test_a_whole_part_only_needs_its_name(server: Server, cache: Path) -> None:
+def test_a_whole_part_only_needs_its_name(server: Any, cache: Path) -> None:
     cache.mkdir()
     (cache / "weights.pth.part").write_bytes(CONTENTS)
     assert download(url(server), "weights.pth", sha256=DIGEST).read_bytes() == CONTENTS
     assert files(cache) == ["weights.pth"]
 
 
-def test_a_part_that_is_too_long_starts_anew(server: Server, cache: Path) -> None:
+def test_a_part_that_is_too_long_starts_anew(server: Any, cache: Path) -> None:
     cache.mkdir()
     (cache / "weights.pth.part").write_bytes(CONTENTS + b"more")
     assert download(url(server), "weights.pth", sha256=DIGEST).read_bytes() == CONTENTS
 
 
-def test_a_server_without_ranges_starts_anew(server: Server, cache: Path) -> None:
+def test_a_server_without_ranges_starts_anew(server: Any, cache: Path) -> None:
     server.ranges = False
     cache.mkdir()
     (cache / "weights.pth.part").write_bytes(b"x" * 1000)
@@ -124,19 +72,27 @@ def test_a_server_without_ranges_starts_anew(server: Server, cache: Path) -> Non
 
 
 @pytest.mark.parametrize(("size", "digest"), [(None, "0" * 64), (5, None)])
-def test_another_file_is_refused_and_deleted(server: Server, cache: Path, size: int | None, digest: str | None) -> None:
+def test_another_file_is_refused_and_deleted(server: Any, cache: Path, size: int | None, digest: str | None) -> None:
     with pytest.raises(MetamixerError, match=r"(SHA-256|bytes instead of 5).* was deleted"):
         download(url(server), "weights.pth", size, digest)
     assert files(cache) == []
 
 
-def test_a_missing_file(server: Server, cache: Path) -> None:
+def test_md5_is_checked_too(server: Any, cache: Path) -> None:
+    digest = hashlib.md5(CONTENTS, usedforsecurity=False).hexdigest()
+    assert download(url(server), "sets/a.tgz", md5=digest) == cache / "sets" / "a.tgz"
+    with pytest.raises(MetamixerError, match=r"MD5 .* was deleted"):
+        download(url(server), "b.tgz", md5="0" * 32)
+    assert files(cache) == ["sets"]
+
+
+def test_a_missing_file(server: Any, cache: Path) -> None:
     with pytest.raises(MetamixerError, match=r"/none answered 404"):
         download(url(server, "none"), "weights.pth")
     assert files(cache) == []
 
 
-def test_no_server(server: Server, cache: Path) -> None:
+def test_no_server(server: Any, cache: Path) -> None:
     address = url(server)
     server.shutdown()
     server.server_close()
@@ -146,7 +102,7 @@ def test_no_server(server: Server, cache: Path) -> None:
 
 
 def test_a_connection_that_keeps_breaking_keeps_its_part(
-    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.breaks = 10**6
     with pytest.raises(MetamixerError, match="broke off; run the same command again"):
@@ -156,7 +112,7 @@ def test_a_connection_that_keeps_breaking_keeps_its_part(
     assert CONTENTS.startswith(held)
 
 
-def test_a_cache_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("METAMIXER_CACHE", str(tmp_path / "file"))
     with pytest.raises(MetamixerError, match="cannot be written"):

@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "metamixer"
 
 
-def download(url: str, name: str, size: int | None = None, sha256: str | None = None) -> Path:
+def download(url: str, name: str, size: int | None = None, sha256: str | None = None, md5: str | None = None) -> Path:
     """The file at ``url``, from the cache if it is there.
 
     It grows as ``name.part`` and takes its name only when it is whole, so a broken download leaves no half file, and
@@ -33,9 +33,9 @@ def download(url: str, name: str, size: int | None = None, sha256: str | None = 
 
     Args:
         url: http or https address.
-        name: file name in the cache.
+        name: file name in the cache; it may lie in folders there.
         size: bytes it must have, where known; what the server announces is checked in any case.
-        sha256: digest it must have, where known.
+        sha256, md5: digests it must have, where known. MD5 shows damage, not malice.
 
     Raises MetamixerError without a network, for an address that does not exist, a cache that cannot be written, or a
     file of another size or digest, which is deleted.
@@ -43,11 +43,11 @@ def download(url: str, name: str, size: int | None = None, sha256: str | None = 
     target = cache_folder() / name
     if target.is_file() and (size is None or target.stat().st_size == size):
         return target
-    part = target.with_name(f"{name}.part")
+    part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         announced = _fetch(url, part)
-        _check(url, part, size if size is not None else announced, sha256)
+        _check(url, part, size if size is not None else announced, {"sha256": sha256, "md5": md5})
         part.replace(target)
     except OSError as error:  # those of the network were caught where they arose
         raise MetamixerError(f"{target} cannot be written ({error.strerror or error})") from None
@@ -107,21 +107,25 @@ def _write(response: http.client.HTTPResponse, part: Path, resumed: bool, announ
             progress.advance(task, len(chunk))
 
 
-def _check(url: str, part: Path, size: int | None, sha256: str | None) -> None:
+def _check(url: str, part: Path, size: int | None, digests: dict[str, str | None]) -> None:
     problem = ""
     if size is not None and part.stat().st_size != size:
         problem = f"has {part.stat().st_size} bytes instead of {size}"
-    elif sha256 is not None:
-        digest = _digest(part)
-        if digest != sha256.lower():
-            problem = f"has the SHA-256 {digest} instead of {sha256}"
+    for algorithm, expected in digests.items():
+        if not problem and expected is not None:
+            digest = _digest(part, algorithm)
+            if digest != expected.lower():
+                problem = f"has the {_TITLES[algorithm]} {digest} instead of {expected}"
     if problem:
         part.unlink()
         raise MetamixerError(f"{url} {problem} and was deleted")
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+_TITLES = {"sha256": "SHA-256", "md5": "MD5"}
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)

@@ -1,0 +1,75 @@
+"""The verb ``metamixer race``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Suppress, arg
+
+from metamixer.bench.race.grid import MIXERS, race
+from metamixer.bench.race.report import standings_table
+from metamixer.bench.race.task import RaceTask
+from metamixer.train.config import TrainConfig
+from metamixer.train.interruption import TrainingInterruptedError
+
+
+@dataclass(frozen=True)
+class _Training(TrainConfig):
+    """The settings of every training.
+
+    Args:
+        out: the race's folder.
+        seed: the first of the seeds: of weights, order and augmentation.
+    """
+
+    out: str | None = "runs/race"
+    # What a race decides by itself is no flag.
+    overwrite: Suppress[bool] = False
+    resume: Suppress[str | None] = None
+    allow_changes: Suppress[bool] = False
+    seed: int = 0
+
+
+_TRAINING = _Training(RaceTask(data=tyro.MISSING))
+
+
+def race_command(arguments: Sequence[str]) -> int:
+    """Race mixers: ``metamixer race --data DIR --mixers aff,additive --epochs 10 --seeds 3``."""
+
+    def command(
+        mixers: Annotated[
+            tuple[str, ...],
+            arg(help="who races, with commas between; options are written as dsm:dynamic=False:bands=7."),
+        ] = (",".join(MIXERS),),
+        seeds: Annotated[int, arg(help="trainings of every mixer; their seeds count from --seed.")] = 3,
+        same_parameters: Annotated[
+            bool, arg(help="widen the FFNs so that all networks have as many parameters as the largest.")
+        ] = False,
+        threads: Annotated[int, arg(help="threads of the latencies.")] = 1,
+        rounds: Annotated[int, arg(help="rounds of the latencies.")] = 50,
+        training: OmitArgPrefixes[_Training] = _TRAINING,
+    ) -> int:
+        try:
+            result = race(training, mixers, seeds, same_parameters=same_parameters, threads=threads, rounds=rounds)
+        except TrainingInterruptedError as interrupted:
+            print(f"metamixer: {interrupted}", file=sys.stderr)
+            return interrupted.exit_code
+        console = Console()
+        console.print(standings_table(result))
+        console.print(f"report: {Path(training.folder, 'report.html')}", style="dim", highlight=False, soft_wrap=True)
+        return 0
+
+    return tyro.cli(
+        command,
+        prog="metamixer race",
+        args=list(arguments),
+        description="Train one backbone with one mixer after another and compare them.\n\nEvery training has the same"
+        " data, in the same order, and the same settings, which are those of `metamixer train`. Finished trainings are"
+        " not run again: the same command goes on after a kill, and takes more mixers or seeds.",
+    )

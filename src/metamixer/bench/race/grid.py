@@ -1,0 +1,163 @@
+"""The race itself: a grid of trainings, mixer × seed, that can be stopped and taken up at any time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from metamixer.bench.machine import this_machine
+from metamixer.bench.race.contenders import Contender, check_backbone, contenders, entry, equal_parameters
+from metamixer.bench.race.report import write_report
+from metamixer.bench.race.speed import Speed, measure
+from metamixer.bench.race.standings import Cell, RaceResult, standings
+from metamixer.data.files import make_folder
+from metamixer.errors import MetamixerError
+from metamixer.tasks.classification import Classification
+from metamixer.tasks.task import require
+from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
+from metamixer.train.interruption import TrainingInterruptedError
+from metamixer.train.loop import train
+from metamixer.train.run import write_json
+
+MIXERS = ("aff", "additive", "ffnified", "dsm", "attention", "pooling")
+
+
+def race(
+    training: TrainConfig,
+    mixers: Sequence[str] = MIXERS,
+    seeds: int = 3,
+    *,
+    same_parameters: bool = False,
+    threads: int = 1,
+    rounds: int = 50,
+) -> RaceResult:
+    """Train one backbone with one mixer after another, each with several seeds, and report.
+
+    ``training.folder`` gets ``runs/MIXER/seed_N`` with each training's run folder, and after every seed
+    ``report.html``, ``pareto.png``, ``curves.png``, ``standings.csv``, ``cells.csv`` and ``race.json``. Trainings that
+    are finished are not run again, and one that was interrupted goes on from its last checkpoint: to go on after a
+    kill, or to add mixers or seeds, call it again.
+
+    Args:
+        training: every training's settings; its task is a Classification (a :class:`RaceTask` to use fewer pictures)
+            whose model is the backbone, its ``out`` the race's folder and its ``seed`` the first of the seeds.
+        mixers: names, with options as ``dsm:dynamic=False``.
+        seeds: trainings of every mixer.
+        same_parameters: widen the FFNs so that all networks have as many parameters as the largest.
+        threads: of latencies, within an operator.
+        rounds: rounds of latencies.
+
+    Raises MetamixerError for an unknown mixer, one that the backbone cannot take, a folder that holds a race with other
+    settings, and all that training raises; TrainingInterruptedError after SIGTERM or Ctrl-C.
+    """
+    require(seeds >= 1, "seeds must be 1 or more")
+    require(threads >= 1 and rounds >= 1, "threads and rounds must be 1 or more")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MetamixerError("a race runs in one process: start it without torchrun")
+    found = contenders(mixers)
+    task = training.task
+    if not isinstance(task, Classification):
+        raise MetamixerError(f"only classification can race, not {type(task).__name__}")
+    if training.resume or training.overwrite:
+        raise MetamixerError("a race goes on by itself where it stopped: leave out resume and overwrite")
+    check_backbone(task)
+    task.open()
+    for contender in found:  # before anything is written
+        entry(task, contender)
+    largest = None
+    if same_parameters:
+        found, largest = equal_parameters(task, found)
+    folder = make_folder(training.folder)
+    settings = settings_of(training, largest)
+    check_same(folder / "settings.json", settings)
+    machine = this_machine()
+    asked = {
+        "settings": settings,
+        "mixers": [asdict(contender) for contender in found],
+        "machine": asdict(machine),
+        "threads": threads,
+        "rounds": rounds,
+    }
+    speeds = _speeds(folder / "speed.json", asked, lambda: measure(training, task, found, threads, rounds))
+    write_json(folder / "settings.json", settings)
+    counts = {"classes": len(task.classes), "training": len(task), "validation": len(task.validation)}
+
+    cells: list[Cell] = []
+    total = seeds * len(found)
+    for seed in range(training.seed, training.seed + seeds):
+        for contender in found:
+            print(f"{contender.label}, seed {seed} ({len(cells) + 1} of {total})", flush=True)
+            cells.append(_cell(training, contender, seed, folder))
+        result = RaceResult(settings, counts, machine, threads, cells, standings(cells, speeds))
+        write_report(result, folder)
+    return result
+
+
+def settings_of(training: TrainConfig, largest: int | None) -> dict[str, Any]:
+    """What all trainings share, ready for JSON; ``largest`` is the number of parameters that all are widened to."""
+    shared: dict[str, Any] = json.loads(json.dumps(training.to_dict()))
+    for name in (*NOT_PART_OF_THE_RESULT, "seed"):
+        del shared[name]
+    return {**shared, "same_parameters": largest}
+
+
+def check_same(path: Path, settings: dict[str, Any]) -> None:
+    """Raise MetamixerError, listing what differs, where the folder holds a race with other settings."""
+    earlier = _read_json(path)
+    if earlier is None:
+        return
+    names = [name for name in dict.fromkeys((*earlier, *settings)) if earlier.get(name) != settings.get(name)]
+    if names:
+        listed = ", ".join(f"{name} (was {earlier.get(name)!r}, is {settings.get(name)!r})" for name in names)
+        raise MetamixerError(f"{path.parent} holds a race with other settings: {listed}; choose another --out")
+
+
+def _speeds(path: Path, asked: dict[str, Any], measured: Callable[[], dict[str, Speed]]) -> dict[str, Speed]:
+    """The speeds in the file, or measured anew where it holds those of other contenders or another machine."""
+    asked = json.loads(json.dumps(asked))  # as it reads from a file
+    known = _read_json(path)
+    if known is not None and known["asked"] == asked:
+        return {label: Speed.from_dict(values) for label, values in known["speeds"].items()}
+    print("measuring size and speed", flush=True)
+    speeds = measured()
+    write_json(path, {"asked": asked, "speeds": {label: asdict(speed) for label, speed in speeds.items()}})
+    return speeds
+
+
+def _cell(training: TrainConfig, contender: Contender, seed: int, folder: Path) -> Cell:
+    """Train one contender with one seed, or read what came of it before."""
+    run = make_folder(folder / "runs" / contender.folder / f"seed_{seed}")
+    finished = _read_json(run / "cell.json")
+    if finished is not None:
+        return Cell(**finished)
+    task: Any = training.task
+    own = replace(task, model_args=(*task.model_args, *contender.model_args))
+    try:
+        train(replace(training, task=own, seed=seed, out=str(run), resume="auto"))
+    except TrainingInterruptedError as interrupted:
+        message = f"the race was interrupted in {contender.label}, seed {seed}; the same command goes on from there"
+        raise TrainingInterruptedError(message, interrupted.exit_code) from None
+    except MetamixerError as error:
+        raise MetamixerError(f"{contender.label}, seed {seed}: {error}") from None
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    cell = Cell.of(contender.label, seed, rows)
+    write_json(run / "cell.json", asdict(cell))
+    shutil.rmtree(run / "checkpoints")  # needed no more; best and last weights stay
+    return cell
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file. Raises MetamixerError for one that is not of a race."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise MetamixerError(f"{path} cannot be read; delete it to measure or train anew") from None

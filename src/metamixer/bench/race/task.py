@@ -1,0 +1,67 @@
+"""What all networks of a race learn: classification, on the first pictures of every class if time is short."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated
+
+from PIL import Image
+from tyro.conf import Suppress, arg
+
+from metamixer.data.source import Pictures
+from metamixer.tasks.classification import Classification
+from metamixer.tasks.task import require
+
+
+@dataclass
+class RaceTask(Classification):
+    """Classification with fewer pictures, the same ones for every network.
+
+    Args:
+        model: a network that takes any mixer.
+        pictures: training pictures per class, the first of each; all by default.
+        val_pictures: validation pictures per class, the first of each; all by default.
+    """
+
+    model: Annotated[str, arg(name="backbone")] = "metaformer_nano"
+    # Those of one network would not fit the next.
+    pretrained: Suppress[bool] = False
+    checkpoint: Suppress[str | None] = None
+    pictures: int | None = None
+    val_pictures: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.pictures is None or self.pictures >= 1, "pictures must be 1 or more")
+        require(self.val_pictures is None or self.val_pictures >= 1, "val_pictures must be 1 or more")
+
+    def open(self) -> None:
+        super().open()
+        if self.pictures is not None:
+            self.train = FirstOfEachClass(self.train, self.pictures)
+        if self.val_pictures is not None:
+            self.validation = FirstOfEachClass(self.validation, self.val_pictures)
+
+
+class FirstOfEachClass(Pictures):
+    """The first ``count`` pictures of every class of ``whole``, in its order; a smaller class has fewer."""
+
+    def __init__(self, whole: Pictures, count: int) -> None:
+        self.whole = whole
+        self.classes = whole.classes
+        self.indices: list[int] = []
+        seen: Counter[int] = Counter()
+        for index, label in enumerate(map(int, whole.labels)):
+            seen[label] += 1
+            if seen[label] <= count:
+                self.indices.append(index)
+        self.labels = [int(whole.labels[index]) for index in self.indices]
+        if whole.skips:
+            self.skip_unreadable()
+
+    def read(self, index: int) -> Image.Image:
+        return self.whole.read(self.indices[index])
+
+    def name(self, index: int) -> str:
+        return self.whole.name(self.indices[index])

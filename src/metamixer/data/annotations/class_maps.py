@@ -1,0 +1,195 @@
+"""Class maps: a PNG per picture whose values are class numbers, or colours with a table of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metamixer.data.annotations.files import picture_size, what_is_wrong
+from metamixer.data.annotations.records import Checker, ClassMaps, Policy
+from metamixer.data.pictures import pictures_below
+from metamixer.errors import MetamixerError
+
+VOID = 255
+PICTURES = ("images", "image", "img", "leftImg8bit", "JPEGImages")
+MAPS = ("masks", "mask", "labels", "label", "annotations", "annots", "gtFine", "SegmentationClass", "gt")
+_CITYSCAPES_PICTURE, _CITYSCAPES_MAP = "_leftImg8bit", "_labelTrainIds"
+
+
+def locate(root: Path, split: Sequence[str]) -> tuple[Path, Path, list[str] | None] | None:
+    """Folders of pictures and of class maps of a split (by any of its names), and the list of its pictures where a
+    list says which they are; None where there are none. An empty ``split`` means a folder that is not split."""
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        for name in split:
+            listed = base / "ImageSets" / "Segmentation" / f"{name}.txt"
+            if listed.is_file() and (base / "SegmentationClass").is_dir():
+                names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+                return base / "JPEGImages", base / "SegmentationClass", names
+    tried: list[tuple[Path, Path]] = []
+    for name in split:
+        tried += [(root / name / one, root / name / other) for one in PICTURES for other in MAPS]
+        tried += [(root / one / name, root / other / name) for one in PICTURES for other in MAPS]
+        tried += [(root / name, root / f"{name}{ending}") for ending in ("annot", "_labels", "_masks")]
+    if not split:
+        tried += [(root / one, root / other) for one in PICTURES for other in MAPS]
+    for pictures, maps in tried:
+        if pictures.is_dir() and maps.is_dir() and pictures_below(pictures) and pictures_below(maps):
+            return pictures, maps, None
+    return None
+
+
+def read_class_maps(
+    root: Path,
+    found: tuple[Path, Path, list[str] | None],
+    policy: Policy = "raise",
+    classes: Sequence[str] | None = None,
+    void: int = VOID,
+    zero_is_void: bool = False,
+) -> ClassMaps:
+    """Pairs of pictures and class maps, every map looked into.
+
+    Args:
+        root: the data set's folder, which may hold the classes' names: ``classes.txt`` with one a line,
+            ``class_dict.csv`` with ``name,r,g,b`` for coloured maps, or ADE20K's ``objectInfo150.txt``.
+        found: what :func:`locate` gave.
+        policy: what to do about bad entries; none of these can be clipped.
+        classes: names in the order of their numbers; by default what the folder says, else as many numbers as occur.
+        void: the value of pixels without a class, beside 255.
+        zero_is_void: 0 is void too, and the first class is 1.
+
+    Raises MetamixerError where nothing is left, for maps without any class, and for bad entries where the policy says
+    so.
+    """
+    pictures, maps, names = found
+    checker = Checker(policy)
+    said, colours = _classes_of(root)
+    known = tuple(classes) if classes is not None else said
+    result = ClassMaps(_pairs(pictures, maps, names, checker), known or (), colours, void, zero_is_void)
+    with ThreadPoolExecutor(4) as pool:
+        looked = list(pool.map(lambda pair: _look(pair, result), result.pairs))
+    values = set().union(*(found for found in looked if isinstance(found, set))) - {VOID}
+    if known is None:
+        known = tuple(str(i) for i in range(max(values, default=-1) + 1))
+    if any(isinstance(found, set) for found in looked) and not values:
+        raise MetamixerError(f"{maps}: every pixel is void ({void} or 255); class maps hold 0, 1, 2 …")
+    if len(known) > VOID:
+        raise MetamixerError(f"{maps}: {len(known)} classes are more than the 255 that a class map can tell apart")
+    kept = []
+    for pair, found_values in zip(result.pairs, looked, strict=True):
+        if isinstance(found_values, str):
+            checker.note(pair[1], "", found_values)
+        elif above := sorted(value for value in found_values - {VOID} if value >= len(known)):
+            shift = int(zero_is_void)
+            stated = ", ".join(str(value + shift) for value in above[:5])
+            checker.note(pair[1], "", f"label {stated} above the class count (with {len(known)} classes)")
+        else:
+            kept.append(pair)
+    if not kept and not checker.problems:
+        raise MetamixerError(f"{pictures} holds no pictures")
+    problems = checker.finish(root)
+    if not kept:
+        raise MetamixerError(f"{pictures} holds no usable picture")
+    return replace(result, pairs=kept, classes=known, problems=problems)
+
+
+def read_class_map(file: Path, maps: ClassMaps) -> np.ndarray:
+    """``H × W``, uint8: class numbers, and 255 for void. Raises MetamixerError where the file cannot be understood."""
+    try:
+        with Image.open(file) as picture:
+            values = np.asarray(picture)
+    except Exception as error:  # damaged bytes make decoders raise nearly anything
+        raise MetamixerError(f"{file} cannot be read as a class map ({error})") from None
+    if values.ndim == 3:
+        if maps.colours is None:
+            raise MetamixerError(f"{file} is coloured; its folder needs a class_dict.csv with name,r,g,b")
+        code = values[..., :3].astype(np.int64) @ [65536, 256, 1]
+        labels = np.full(code.shape, VOID, np.uint8)
+        for number, (red, green, blue) in enumerate(maps.colours):
+            labels[code == red * 65536 + green * 256 + blue] = number
+        return np.where(labels == maps.void, VOID, labels).astype(np.uint8)
+    labels = values.astype(np.int64)
+    void = (labels == maps.void) | (labels == VOID)
+    if maps.zero_is_void:
+        void |= labels == 0
+        labels = labels - 1
+    if not void.all() and int(labels[~void].max()) > VOID:
+        raise MetamixerError(f"{file} holds the label {int(labels[~void].max())}; class maps hold numbers up to 254")
+    return np.where(void, VOID, labels).astype(np.uint8)
+
+
+def _look(pair: tuple[Path, Path], maps: ClassMaps) -> set[int] | str:
+    """The values that occur, or what is wrong."""
+    picture, file = pair
+    size = picture_size(picture)
+    if size is None:
+        return f"its picture {picture} {what_is_wrong(picture)}"
+    try:
+        labels = read_class_map(file, maps)
+    except MetamixerError as error:
+        return str(error).removeprefix(f"{file} ")
+    if labels.shape not in (size, size[::-1]):
+        return f"a mask of {labels.shape[1]} × {labels.shape[0]} pixels on a picture of {size[1]} × {size[0]}"
+    return set(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist())
+
+
+def _pairs(pictures: Path, maps: Path, names: list[str] | None, checker: Checker) -> list[tuple[Path, Path]]:
+    if names is None:
+        files = {_key(file, pictures): file for file in pictures_below(pictures)}
+    else:
+        files = {name: pictures / f"{name}.jpg" for name in names}
+    exact: dict[str, Path] = {}
+    longer: dict[str, list[Path]] = {}  # by every beginning of their name: `a_mask` belongs to the picture `a`
+    for file in pictures_below(maps):
+        key = _key(file, maps)
+        exact[key] = file
+        words = key.split("_")
+        for i in range(1, len(words)):
+            longer.setdefault("_".join(words[:i]), []).append(file)
+    pairs = []
+    used = set()
+    for key, file in files.items():
+        candidates = [exact[key]] if key in exact else longer.get(key, [])
+        if len(candidates) > 1:
+            candidates = [one for one in candidates if one.stem.endswith(_CITYSCAPES_MAP)] or candidates
+        if len(candidates) != 1:
+            said = f"{len(candidates)} class maps, such as {candidates[0].name}" if candidates else "no class map"
+            checker.note(file, "", f"{said} in {maps}")
+            continue
+        used.add(candidates[0])
+        pairs.append((file, candidates[0]))
+    if names is None:
+        unused = [key for key, file in exact.items() if file not in used and _CITYSCAPES_MAP not in file.stem]
+        if not any(one.stem.endswith(_CITYSCAPES_MAP) for one in used):  # Cityscapes has three more beside each
+            for key in unused:
+                checker.note(exact[key], "", f"a class map without its picture in {pictures}")
+    return pairs
+
+
+def _key(file: Path, folder: Path) -> str:
+    return str(file.relative_to(folder).with_suffix("")).removesuffix(_CITYSCAPES_PICTURE)
+
+
+def _classes_of(root: Path) -> tuple[tuple[str, ...] | None, tuple[tuple[int, int, int], ...] | None]:
+    """Names and colours that the folder states."""
+    table, listed, ade = root / "class_dict.csv", root / "classes.txt", root / "objectInfo150.txt"
+    try:
+        if table.is_file():
+            with table.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if len(row) >= 4 and row[1].strip().isdigit()]
+            if not rows:
+                raise MetamixerError(f"{table} needs lines of name,r,g,b")
+            return tuple(row[0] for row in rows), tuple((int(row[1]), int(row[2]), int(row[3])) for row in rows)
+        if listed.is_file():
+            return tuple(line.strip() for line in listed.read_text().splitlines() if line.strip()), None
+        if ade.is_file():
+            lines = ade.read_text().splitlines()[1:]
+            return tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()), None
+    except (OSError, ValueError) as error:
+        raise MetamixerError(f"the class names in {root} cannot be read ({error})") from None
+    return None, None

@@ -1,0 +1,287 @@
+"""Which format a folder is in, where its splits are, and its annotations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from metamixer.data.annotations import class_maps
+from metamixer.data.annotations.coco import read_coco
+from metamixer.data.annotations.records import ClassMaps, ObjectSet, Policy, Problem, notices, require_objects
+from metamixer.data.annotations.voc import read_voc
+from metamixer.data.annotations.yolo import read_yaml, read_yolo
+from metamixer.data.pictures import pictures_below
+from metamixer.errors import MetamixerError
+
+Format = Literal["auto", "coco", "voc", "yolo"]
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "test", "testing"),  # the first that is there
+    "test": ("test", "testing"),
+}
+EVERY = 5  # of a set without validation part, every fifth picture becomes it
+_OTHER_JSON = ("captions", "person_keypoints", "panoptic", "stuff", "image_info", "semantic")
+_EXPECTED = (
+    "COCO (annotations/instances_train.json), VOC (Annotations/*.xml) or YOLO (data.yaml with images/ and labels/)"
+)
+_Set = TypeVar("_Set", ObjectSet, ClassMaps)
+
+
+def open_objects(
+    root: str | Path,
+    split: str = "train",
+    format: Format = "auto",
+    policy: Policy = "raise",
+    classes: Sequence[str] | None = None,
+) -> ObjectSet:
+    """Pictures with boxes, and masks where the format has them.
+
+    Args:
+        root: a folder in COCO's, VOC's or YOLO's layout.
+        split: "train", "val" or "test". "val" takes ``test`` where there is no validation part; where there is
+            neither, every fifth picture is the validation part and "train" is the rest.
+        format: which layout it is; found out by default.
+        policy: what to do about bad entries.
+        classes: names in the order of their numbers; by default what the annotations say.
+
+    Raises MetamixerError for a folder in no known layout or in several, for a split that is missing or holds no object,
+    and for bad entries where the policy says so.
+    """
+    root = _folder(root)
+    kind = find_format(root) if format == "auto" else format
+    source, part = _source(root, kind, split)
+    if kind == "coco":
+        result = read_coco(source, _picture_folders(root, source), policy, classes)
+    elif kind == "voc":
+        result = read_voc(source, _voc_pictures(root, source), root, policy, classes)
+    else:
+        result = read_yolo(source, root, classes or _yolo_classes(root), policy)
+    if part:
+        result = replace(result, pictures=_share(result.pictures, split))
+    require_objects(result.pictures, source if isinstance(source, Path) else root)
+    return result
+
+
+def open_class_maps(
+    root: str | Path,
+    split: str = "train",
+    policy: Policy = "raise",
+    classes: Sequence[str] | None = None,
+    void: int = class_maps.VOID,
+    zero_is_void: bool = False,
+) -> ClassMaps:
+    """Pictures with a class for every pixel, from folders such as ``train/images`` and ``train/labels``,
+    ``images/training`` and ``annotations/training`` (ADE20K), ``leftImg8bit/train`` and ``gtFine/train`` (Cityscapes),
+    or ``JPEGImages`` and ``SegmentationClass`` with lists (VOC).
+
+    Arguments are those of :func:`open_objects` and :func:`~metamixer.data.annotations.class_maps.read_class_maps`, and
+    so is what it raises.
+    """
+    root = _folder(root)
+    found = class_maps.locate(root, SPLITS[split])
+    part = found is None or (split == "train" and class_maps.locate(root, SPLITS["val"]) is None)
+    if found is None and split != "test":
+        found = class_maps.locate(root, SPLITS["train"] if split == "val" else ()) or class_maps.locate(root, ())
+    if found is None:
+        raise MetamixerError(
+            f"{root} holds no class maps for {split!r}; they are expected as {split}/images and {split}/labels, or "
+            f"images/{split} and annotations/{split}"
+        )
+    result = class_maps.read_class_maps(root, found, policy, classes, void, zero_is_void)
+    return replace(result, pairs=_share(result.pairs, split)) if part else result
+
+
+def find_problems(root: str | Path, kind: Literal["objects", "class maps"] | None = None) -> list[Problem]:
+    """All bad entries of all splits of a folder, of boxes or of class maps; by default of what it holds.
+
+    Raises MetamixerError for what cannot be read at all.
+    """
+    root = _folder(root)
+    if kind is None:
+        maps = any(class_maps.locate(root, split) for split in (*SPLITS.values(), ()))
+        kind = "class maps" if maps and not _formats(root) else "objects"
+    problems: dict[Problem, None] = {}
+    splits = [split for split in SPLITS if split != "test" or _has_split(root, kind, "test")]
+    for split in splits:
+        found: ObjectSet | ClassMaps
+        found = open_objects(root, split, policy="clip") if kind == "objects" else open_class_maps(root, split, "clip")
+        problems |= dict.fromkeys(found.problems)
+    return list(problems)
+
+
+def find_format(root: Path) -> Literal["coco", "voc", "yolo"]:
+    """The layout of a folder. Raises MetamixerError where it is none of those known, or several."""
+    found = _formats(root)
+    if not found:
+        raise MetamixerError(f"{root} holds no boxes in a known layout: {_EXPECTED}")
+    if len(found) > 1:
+        raise MetamixerError(
+            f"{root} holds annotations in more than one format ({' and '.join(found)}); choose one with format"
+        )
+    return found[0]  # type: ignore[return-value]
+
+
+def _formats(root: Path) -> list[str]:
+    found = []
+    if _coco_files(root):
+        found.append("coco")
+    if _voc_files(root, None):
+        found.append("voc")
+    if _yaml_file(root) or ((root / "classes.txt").is_file() and any(root.rglob("labels/**/*.txt"))):
+        found.append("yolo")
+    return found
+
+
+def _folder(root: str | Path) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise MetamixerError(f"{root}: no such folder")
+    return root
+
+
+def _has_split(root: Path, kind: str, split: str) -> bool:
+    if kind == "class maps":
+        return class_maps.locate(root, SPLITS[split]) is not None
+    return _locate(root, find_format(root), SPLITS[split]) is not None
+
+
+def _source(root: Path, kind: str, split: str) -> tuple[Any, bool]:
+    """Where the split's annotations are, and whether only a part of what is there belongs to it."""
+    if split not in SPLITS:
+        raise MetamixerError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    own = _locate(root, kind, SPLITS[split])
+    if own is not None and (split != "train" or _locate(root, kind, SPLITS["val"]) is not None):
+        return own, False
+    if split != "test":
+        shared = _locate(root, kind, SPLITS["train"]) or _locate(root, kind, None)
+        if shared is not None:
+            notices.info("%s has no validation part: every fifth picture is taken for it", root)
+            return shared, True
+    raise MetamixerError(f"{root} has no split {split!r} in the layout of {kind}")
+
+
+def _locate(root: Path, kind: str, names: Sequence[str] | None) -> Any:
+    if kind == "coco":
+        return _coco_file(root, names)
+    files = _voc_files(root, names) if kind == "voc" else _yolo_pictures(root, names)
+    return files or None
+
+
+def _share(items: list[Any], split: str) -> list[Any]:
+    return [item for i, item in enumerate(items) if (i % EVERY == EVERY - 1) == (split == "val")]
+
+
+# COCO
+
+
+def _coco_files(root: Path) -> list[Path]:
+    folders = [root, root / "annotations", *(root / name for names in SPLITS.values() for name in names)]
+    found = [file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.json"))]
+    return [file for file in found if not file.name.startswith(_OTHER_JSON) and _mentions(file, b'"images"')]
+
+
+def _mentions(file: Path, key: bytes) -> bool:
+    """Whether the file names a key, read in pieces: COCO's own are hundreds of megabytes."""
+    with file.open("rb") as stream:
+        tail = b""
+        while piece := stream.read(1 << 20):
+            if key in tail + piece:
+                return True
+            tail = piece[-len(key) :]
+    return False
+
+
+def _coco_file(root: Path, names: Sequence[str] | None) -> Path | None:
+    files = _coco_files(root)
+    for name in names or ("",):
+        pattern = re.compile(rf"(^|[^a-z]){name}([^a-z]|$)")
+        own = [f for f in files if not name or pattern.search(f.stem.lower()) or f.parent.name == name]
+        preferred = [file for file in own if file.name.startswith("instances")] or own
+        if len(preferred) > 1:
+            raise MetamixerError(
+                f"{root} holds several annotation files{f' for {name}' if name else ''} "
+                f"({', '.join(file.name for file in preferred)}); keep one, or name it instances_{name or 'train'}.json"
+            )
+        if preferred:
+            return preferred[0]
+    return None
+
+
+def _picture_folders(root: Path, file: Path) -> list[Path]:
+    word = re.search(r"(train|val|test)[a-z]*\d*", file.stem.lower())
+    names = [word.group(0), word.group(1)] if word else []
+    names += [name for split in SPLITS.values() for name in split]
+    folders = [file.parent, root, root / "images", *(base / name for name in names for base in (root, root / "images"))]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+# VOC
+
+
+def _voc_bases(root: Path) -> list[Path]:
+    return [folder.parent for pattern in ("", "*/", "*/*/") for folder in sorted(root.glob(f"{pattern}Annotations"))]
+
+
+def _voc_files(root: Path, names: Sequence[str] | None) -> list[Path]:
+    bases = _voc_bases(root)
+    everything = [file for base in bases for file in sorted((base / "Annotations").glob("*.xml"))]
+    if names is None:
+        splits = [root / name for split in SPLITS.values() for name in split]
+        return everything or [file for folder in dict.fromkeys(splits) for file in sorted(folder.rglob("*.xml"))]
+    for name in names:
+        listed = [(base, base / "ImageSets" / "Main" / f"{name}.txt") for base in bases]
+        files = [
+            base / "Annotations" / f"{line.split()[0]}.xml"
+            for base, file in listed
+            if file.is_file()
+            for line in file.read_text().splitlines()
+            if line.strip()
+        ]
+        if files or (files := sorted((root / name).rglob("*.xml"))):
+            return files
+    return []
+
+
+def _voc_pictures(root: Path, files: Sequence[Path]) -> list[Path]:
+    folders = [base / name for base in _voc_bases(root) for name in ("JPEGImages", "images", ".")]
+    folders += [file.parent for file in files]
+    folders += [file.parent.parent / "images" for file in files]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [root]
+
+
+# YOLO
+
+
+def _yaml_file(root: Path) -> Path | None:
+    files = [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
+    return next((file for file in files if re.search(r"^names\s*:", file.read_text(errors="replace"), re.M)), None)
+
+
+def _yolo_classes(root: Path) -> list[str]:
+    file = _yaml_file(root)
+    if file is not None:
+        return list(read_yaml(file)["names"])
+    return [line.strip() for line in (root / "classes.txt").read_text().splitlines() if line.strip()]
+
+
+def _yolo_pictures(root: Path, names: Sequence[str] | None) -> list[Path]:
+    if names is None:
+        return pictures_below(root / "images") if (root / "images").is_dir() else []
+    file = _yaml_file(root)
+    content = read_yaml(file) if file else {}
+    base = root / str(content.get("path", "."))
+    for name in names:
+        stated = content.get(name) or ()
+        stated = [stated] if isinstance(stated, str) else list(stated)
+        places = [folder / re.sub(r"^(\.\./)+", "", one) for one in stated for folder in (base, root)]
+        places += [root / "images" / name, root / name / "images", root / name]
+        for place in places:
+            if place.suffix == ".txt" and place.is_file():
+                lines = [line.strip() for line in place.read_text().splitlines() if line.strip()]
+                return [file if (file := Path(line)).is_absolute() else place.parent / file for line in lines]
+            if place.is_dir() and (found := pictures_below(place)):
+                return found
+    return []

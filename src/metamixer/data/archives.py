@@ -1,0 +1,81 @@
+"""Reading tar and zip archives that come from elsewhere."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from metamixer.errors import MetamixerError
+
+LARGEST_MEMBER = 1 << 30  # bytes; no picture or table comes near it, a decompression bomb does
+
+
+def read_archive(
+    path: str | Path, wanted: Callable[[PurePosixPath], bool] = lambda name: True
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The regular files of a tar (of any compression) or zip archive: names and contents, in their order.
+
+    Nothing is written. Names are relative and stay below the folder in which they are put.
+
+    Args:
+        path: the archive.
+        wanted: which names to read.
+
+    Raises MetamixerError, naming the member, for a name that leads elsewhere, a link or device, and an encrypted or
+    huge one; and for a damaged archive.
+    """
+    try:
+        yield from (_zip if zipfile.is_zipfile(path) else _tar)(path, wanted)
+    except FileNotFoundError:
+        raise MetamixerError(f"{path}: no such file") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise MetamixerError(f"{path} is a damaged archive ({' '.join(str(error).split())})") from None
+    except Exception as error:  # the decompressors have exceptions of their own, zlib.error and LZMAError
+        if type(error).__module__ in ("zlib", "_lzma", "lzma", "bz2"):
+            raise MetamixerError(f"{path} is a damaged archive ({error})") from None
+        raise
+
+
+def _tar(path: str | Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    with tarfile.open(path, "r:*") as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            name = _safe(path, member.name)
+            if not member.isreg():
+                raise MetamixerError(f"{path} holds a link or device, {member.name!r}, which is not unpacked")
+            if wanted(name):
+                _require_usual_size(path, member.name, member.size)
+                file = tar.extractfile(member)
+                yield name, file.read() if file else b""
+
+
+def _zip(path: str | Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            name = _safe(path, member.filename)
+            kind = member.external_attr >> 28  # the upper bits of a Unix mode; 8 is a regular file, 0 unknown
+            if kind not in (0, 8):
+                raise MetamixerError(f"{path} holds a link or device, {member.filename!r}, which is not unpacked")
+            if member.flag_bits & 1:
+                raise MetamixerError(f"{path} holds an encrypted file, {member.filename!r}")
+            if wanted(name):
+                _require_usual_size(path, member.filename, member.file_size)
+                yield name, archive.read(member)
+
+
+def _safe(path: str | Path, name: str) -> PurePosixPath:
+    """The name as a path. Backslashes and drives count too, so that it is safe on Windows."""
+    parts = name.replace("\\", "/").split("/")
+    if not name or parts[0] == "" or ":" in parts[0] or ".." in parts or "\0" in name:
+        raise MetamixerError(f"{path} holds a file that would be written elsewhere, {name!r}")
+    return PurePosixPath(*parts)
+
+
+def _require_usual_size(path: str | Path, name: str, size: int) -> None:
+    if size > LARGEST_MEMBER:
+        raise MetamixerError(f"{path} holds a file of {size} bytes, {name!r}, which is too large to be meant")

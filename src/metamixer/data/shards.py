@@ -1,0 +1,242 @@
+"""WebDataset tar shards: each picture a member ``KEY.jpg`` with its class in ``KEY.cls`` or ``KEY.json``.
+
+A shard is read once for the places of its members; after that any picture is one seek away, so that shuffling and
+resuming are as exact as with single files. Shards on other machines are copied into the cache first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby, product
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from metamixer.data.download import cache_folder, download
+from metamixer.data.files import make_folder
+from metamixer.data.pictures import EXTENSIONS, decode_picture
+from metamixer.data.source import SPLIT_NAMES, Pictures, Split
+from metamixer.errors import MetamixerError
+
+CLASSES_FILE = "classes.txt"  # beside the shards: a name a line, in the order of their indices
+
+
+class _Place(NamedTuple):
+    """A picture's bytes in a shard, and its class as it is written there: an index or a name."""
+
+    shard: int
+    offset: int
+    size: int
+    key: str
+    label: int | str
+
+
+class ShardPictures(Pictures):
+    """Pictures in tar shards, in the order in which they lie there.
+
+    Args:
+        shards: paths or addresses of uncompressed tar files.
+        classes: names in the order of their indices; by default those of ``classes.txt`` beside local shards, else the
+            names that the shards hold, sorted, or the indices themselves.
+
+    A picture without ``.cls`` and ``.json`` (with an entry ``label`` or ``cls``) belongs to the class that its folder
+    in the tar file is named after.
+
+    Raises MetamixerError for a shard that is missing, compressed, cut short or without pictures, a class that is empty
+    or unknown, and an address that cannot be read.
+    """
+
+    def __init__(self, shards: Sequence[str], classes: Sequence[str] | None = None) -> None:
+        self.shards = [_local(shard) for shard in shards]
+        places = [place for i, shard in enumerate(self.shards) for place in _index(i, shard)]
+        if not places:
+            raise MetamixerError(f"{shards[0]} holds no pictures" + (", nor do the others" if len(shards) > 1 else ""))
+        given = classes if classes is not None else _classes_beside(self.shards[0])
+        self.classes, self.labels = number_classes([place.label for place in places], given, str(shards[0]))
+        if classes is None:
+            require_every_class(self.classes, self.labels, str(shards[0]))
+        self._places = places
+
+    def read(self, index: int) -> Image.Image:
+        place = self._places[index]
+        with open(self.shards[place.shard], "rb") as file:
+            file.seek(place.offset)
+            return decode_picture(file.read(place.size), self.name(index))
+
+    def name(self, index: int) -> str:
+        place = self._places[index]
+        return f"{self.shards[place.shard]}:{place.key}"
+
+
+def find_shards(where: str, split: Split | None) -> list[str]:
+    """Paths or addresses of the shards that ``where`` means (see ``open_pictures``); empty where it means none.
+
+    Raises MetamixerError where ``where`` has shards but none of that split.
+    """
+    if "://" in where or where.endswith(".tar"):
+        if split is not None and "{split}" not in where:
+            raise MetamixerError(f"{where} must have {{split}} where its shards' names say 'train' or 'val'")
+        return expand_ranges(where.replace("{split}", split or ""))
+    root = Path(where)
+    if not root.is_dir():
+        return []
+    if split is None:
+        return sorted(str(path) for path in root.glob("*.tar"))
+    for name in SPLIT_NAMES[split]:
+        found = sorted([*root.glob(f"{name}*.tar"), *root.glob(f"{name}/*.tar")])
+        if found:
+            return [str(path) for path in found]
+    if any(root.glob("*.tar")):
+        raise MetamixerError(f"{root} holds tar files, but none whose name begins with {SPLIT_NAMES[split][0]!r}")
+    return []
+
+
+def expand_ranges(pattern: str) -> list[str]:
+    """``a-{08..10}.tar`` to ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; several ranges give all their pairs."""
+    fixed = re.split(r"\{\d+\.\.\d+\}", pattern)
+    ranges = [
+        [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+        for first, last in re.findall(r"\{(\d+)\.\.(\d+)\}", pattern)
+    ]
+    return [
+        "".join(part + number for part, number in zip(fixed, (*chosen, ""), strict=True)) for chosen in product(*ranges)
+    ]
+
+
+def number_classes(
+    labels: Sequence[int | str], classes: Sequence[str] | None, where: str
+) -> tuple[list[str], list[int]]:
+    """Class names, and every label as an index into them.
+
+    Labels are indices where all of them are whole numbers, else names. Raises MetamixerError for one beyond
+    ``classes``.
+    """
+    if all(isinstance(label, int) for label in labels):
+        indices = [int(label) for label in labels]
+        names = [str(i) for i in range(max(indices) + 1)] if classes is None else list(classes)
+        wrong = next((i for i in indices if not 0 <= i < len(names)), None)
+        if wrong is not None:
+            raise MetamixerError(f"{where} holds class {wrong}, where {len(names)} classes from 0 are known")
+        return names, indices
+    names = sorted({str(label) for label in labels}) if classes is None else list(classes)
+    index = {name: i for i, name in enumerate(names)}
+    unknown = next((str(label) for label in labels if str(label) not in index), None)
+    if unknown is not None:
+        raise MetamixerError(f"{where}: {unknown!r} is none of the {len(names)} known classes")
+    return names, [index[str(label)] for label in labels]
+
+
+def require_every_class(classes: Sequence[str], labels: Sequence[int], where: str) -> None:
+    """Raise MetamixerError where a class has no picture."""
+    missing = sorted(set(range(len(classes))) - set(labels))
+    if missing:
+        raise MetamixerError(f"{where}: the class {classes[missing[0]]!r} has no pictures")
+
+
+def _index(number: int, shard: Path) -> Iterator[_Place]:
+    """The places of a shard's pictures. Members that share a key lie together, as WebDataset has it."""
+    try:
+        length = shard.stat().st_size
+        with tarfile.open(shard, "r:") as tar:
+            members = ((member, *_key_and_kind(member.name)) for member in tar if member.isreg())
+            for key, group in groupby(members, key=lambda entry: entry[1]):
+                kinds = {kind: member for member, _, kind in group}
+                picture = next((kinds[kind] for kind in kinds if f".{kind}".endswith(EXTENSIONS)), None)
+                if picture is None:
+                    continue
+                if picture.offset_data + picture.size > length:
+                    raise tarfile.ReadError("it is cut short")
+                yield _Place(
+                    number, picture.offset_data, picture.size, picture.name, _label(tar, key, kinds, str(shard))
+                )
+    except FileNotFoundError:
+        raise MetamixerError(f"{shard}: no such file") from None
+    except tarfile.ReadError as error:
+        raise MetamixerError(f"{shard} cannot be read as an uncompressed tar file ({error})") from None
+    except OSError as error:
+        raise MetamixerError(f"{shard} cannot be read ({error.strerror or error})") from None
+
+
+def _key_and_kind(name: str) -> tuple[str, str]:
+    """``a/b.seg.png`` to ``a/b`` and ``seg.png``, as WebDataset cuts names: at the base name's first dot."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, kind = base.partition(".")
+    return folder + slash + stem, kind.lower()
+
+
+def _label(tar: tarfile.TarFile, key: str, kinds: dict[str, tarfile.TarInfo], where: str) -> int | str:
+    def text(kind: str) -> str:
+        file = tar.extractfile(kinds[kind])
+        return file.read().decode("utf-8", "replace").strip() if file else ""
+
+    if "cls" in kinds:
+        return _as_label(text("cls"))
+    if "json" in kinds:
+        try:
+            entries = json.loads(text("json"))
+        except ValueError:
+            raise MetamixerError(f"{where}:{key}.json is no JSON") from None
+        if isinstance(entries, dict):
+            label = entries.get("label", entries.get("cls"))
+            if isinstance(label, int | str):
+                return _as_label(str(label))
+    folder = PurePosixPath(key).parent.name
+    if not folder:
+        raise MetamixerError(f"{where}:{key} has neither a .cls file, a label in a .json file, nor a folder")
+    return folder
+
+
+def _as_label(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _classes_beside(shard: Path) -> list[str] | None:
+    for folder in (shard.parent, shard.parent.parent):
+        file = folder / CLASSES_FILE
+        if file.is_file():
+            return file.read_text(encoding="utf-8").splitlines()
+    return None
+
+
+def _local(shard: str) -> Path:
+    """The shard itself, or its copy in the cache."""
+    if "://" not in shard:
+        return Path(shard)
+    folder, _, name = shard.rpartition("/")
+    place = f"shards/{hashlib.sha256(folder.encode()).hexdigest()[:16]}/{name}"
+    if shard.startswith(("http://", "https://")):
+        return download(shard, place)
+    return _copy(shard, cache_folder() / place)
+
+
+def _copy(address: str, target: Path) -> Path:
+    """``address``, read through fsspec, as ``target``; a copy that broke off is gone on with."""
+    import fsspec
+
+    if target.is_file():
+        return target
+    make_folder(target.parent)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        size = system.info(path)["size"]
+        held = part.stat().st_size if part.exists() else 0
+        with system.open(path, "rb") as source, part.open("ab" if held <= size else "wb") as file:
+            source.seek(file.tell())
+            while chunk := source.read(1 << 20):
+                file.write(chunk)
+    except ImportError as error:  # fsspec names the package that the protocol needs
+        raise MetamixerError(f"{address} cannot be read: {' '.join(str(error).split())}") from None
+    except FileNotFoundError:
+        raise MetamixerError(f"{address}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise MetamixerError(f"{address} could not be read ({error})") from None
+    if size is not None and part.stat().st_size != size:
+        raise MetamixerError(f"{address} broke off; run the same command again to go on with it")
+    part.replace(target)
+    return target

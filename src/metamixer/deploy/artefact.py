@@ -1,0 +1,43 @@
+"""Artefacts, files or folders, that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from metamixer.deploy.report import report_path
+from metamixer.errors import MetamixerError
+
+
+@contextmanager
+def artefact(path: Path) -> Iterator[Path]:
+    """A path of the same name in a hidden folder beside ``path``, moved to it when the block ends well.
+
+    However the block ends, nothing else is left. An earlier export at ``path`` is replaced; a folder that is none is
+    left alone. Raises MetamixerError where the place cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise MetamixerError(f"{path.parent}: no such folder")
+    if path.is_dir() and any(path.iterdir()) and not report_path(path).is_file():
+        raise MetamixerError(f"{path} is a folder that is no earlier export; name another place")
+    room = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        room.mkdir()
+        yield room / path.name
+        if path.is_dir():  # a folder cannot be renamed onto another one that holds something
+            path.rename(room / "replaced")
+        (room / path.name).replace(path)
+    except OSError as error:
+        raise MetamixerError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def size_in_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size

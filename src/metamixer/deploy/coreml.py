@@ -1,0 +1,106 @@
+"""Core ML: an ML program for iOS 17 and macOS 14, converted anywhere and run on macOS."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metamixer.deploy.report import Runtime
+from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.deploy.targets import require
+from metamixer.errors import MetamixerError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_FIXED = "flexible shapes keep a program off the neural engine"
+REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
+RUNS_HERE = sys.platform == "darwin"
+
+# Apple publishes no list of what its neural engine takes. These are the operations of an ML program that Apple's own
+# networks for it are made of (github.com/apple/ml-ane-transformers, ml-mobileone, ml-fastvit: convolutions, products,
+# pointwise arithmetic and activations, means, and moves of data), in float16 and with at most five axes, which are the
+# two conditions that Core ML Tools' guide names. An operation outside the list may still run there, and Core ML
+# itself decides; the list says what to look at first on a device, with Xcode's performance report.
+_LISTED = """
+const constexpr_affine_dequantize constexpr_blockwise_shift_scale cast conv conv_transpose linear matmul add sub
+mul real_div maximum minimum square sqrt rsqrt abs clip exp log relu relu6 leaky_relu prelu sigmoid sigmoid_hard
+tanh silu gelu softmax reduce_mean reduce_sum reduce_max reduce_sum_square avg_pool max_pool batch_norm
+instance_norm layer_norm concat split stack reshape transpose expand_dims squeeze slice_by_index slice_by_size
+pad tile upsample_nearest_neighbor upsample_bilinear identity
+"""
+NEURAL_ENGINE = frozenset(_LISTED.split())
+
+
+def check() -> None:
+    """Raises MetamixerError where a package is missing."""
+    require("coreml", "coremltools")
+
+
+def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
+    """Write an ``.mlpackage`` with input ``pictures``; returns what the neural engine may not take of it.
+
+    ``fp16`` computes in half precision, which the neural engine asks for; with ``int8`` the weights alone are
+    quantised, per channel, and the arithmetic is in half precision: activations' ranges can be learned on macOS alone.
+    """
+    import coremltools
+
+    from metamixer.deploy.graph import capture
+
+    if path.suffix != ".mlpackage":
+        raise MetamixerError(f"{path.name}: the name of a Core ML package ends in .mlpackage")
+    program = capture(model, example).run_decompositions({})
+    precision = coremltools.precision
+    converted: Any = coremltools.convert(
+        program,
+        convert_to="mlprogram",
+        inputs=[coremltools.TensorType(name="pictures", shape=tuple(example.shape))],
+        outputs=[coremltools.TensorType(name=settings.output)],
+        minimum_deployment_target=coremltools.target.iOS17,
+        compute_precision=precision.FLOAT32 if settings.weights == "fp32" else precision.FLOAT16,
+        skip_model_load=True,
+    )
+    if settings.weights == "int8":
+        from coremltools.optimize import coreml as optimize
+
+        per_channel = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=512)
+        converted = optimize.linear_quantize_weights(converted, optimize.OptimizationConfig(per_channel))
+    converted.user_defined_metadata.update(settings.metadata)
+    converted.save(str(path))
+    off = off_the_list(converted)
+    listed = ", ".join(f"{count} × {name}" for name, count in off.items())
+    verdict = f"off the neural engine's list: {listed}" if off else "every operation is on the neural engine's list"
+    if settings.weights == "fp32":
+        verdict += ", but float32 runs on CPU and GPU alone"
+    return f"ML program, iOS 17; {verdict}"
+
+
+def off_the_list(converted: Any) -> Counter[str]:
+    """Operations of a converted program that are not in :data:`NEURAL_ENGINE`, or have more than five axes."""
+    found: Counter[str] = Counter()
+    for function in converted._mil_program.functions.values():
+        for operation in function.operations:
+            if operation.op_type not in NEURAL_ENGINE:
+                found[operation.op_type] += 1
+            elif any(len(output.shape or ()) > 5 for output in operation.outputs):
+                found[f"{operation.op_type} of more than five axes"] += 1
+    return found
+
+
+def load(path: str | Path, threads: int = 1) -> Runtime:
+    """The package as a function from float32 ``1 × C × H × W`` to its output. Raises MetamixerError but on macOS."""
+    if not RUNS_HERE:
+        raise MetamixerError("Core ML runs on macOS alone")
+    import coremltools
+
+    model = coremltools.models.MLModel(str(path))
+    name = model.get_spec().description.output[0].name
+
+    def run(pictures: np.ndarray) -> np.ndarray:
+        return np.asarray(model.predict({"pictures": pictures})[name])
+
+    return run

@@ -1,0 +1,78 @@
+"""LiteRT (formerly TensorFlow Lite): a ``.tflite`` file, run by its interpreter with XNNPACK."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metamixer.deploy.report import Runtime
+from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.deploy.targets import require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_FIXED = "the converter keeps one picture of one size"
+REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
+
+
+def check() -> None:
+    """Raises MetamixerError where a package is missing."""
+    require("litert", "litert_torch", "ai_edge_litert", "ai_edge_quantizer")
+
+
+def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
+    """Write one ``.tflite`` file; pictures go in as ``1 × C × H × W``.
+
+    With ``fp16`` the weights are stored in half precision; with ``int8`` weights are quantised per channel and
+    activations per tensor. The format's place for metadata is not written.
+    """
+    import litert_torch
+    import torch
+
+    with torch.no_grad():
+        model(example)  # leaves the transforms' matrices in the cache, so that the graph holds them as constants
+    converted = litert_torch.convert(model, (example,))
+    if settings.weights == "fp32":
+        converted.export(str(path))
+        return "LiteRT flatbuffer"
+    with tempfile.TemporaryDirectory() as folder:
+        floats = Path(folder, "float32.tflite")
+        converted.export(str(floats))
+        _quantise(floats, path, settings)
+    return "LiteRT flatbuffer"
+
+
+def _quantise(floats: Path, path: Path, settings: Settings) -> None:
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+
+    work = quantizer.Quantizer(str(floats))
+    if settings.weights == "fp16":
+        casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
+        work.add_weight_only_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, num_bits=16, algorithm_key=casting)
+        work.quantize().export_model(str(path))
+        return
+    assert settings.calibration is not None
+    work.load_quantization_recipe(recipe.static_wi8_ai8())
+    samples = [{"args_0": picture[None]} for picture in settings.calibration]
+    ranges = work.calibrate({"serving_default": samples}, num_threads=1)
+    work.quantize(ranges).export_model(str(path))
+
+
+def load(path: str | Path, threads: int = 1) -> Runtime:
+    """The file as a function from float32 ``1 × C × H × W`` to its output, on the CPU."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def run(pictures: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken, pictures)
+        interpreter.invoke()
+        return interpreter.get_tensor(given)
+
+    return run

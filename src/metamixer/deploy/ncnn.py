@@ -1,0 +1,87 @@
+"""ncnn: converted by pnnx from a trace of the captured graph."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metamixer.deploy.report import Runtime
+from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.deploy.targets import require
+from metamixer.errors import MetamixerError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_FIXED = "pnnx keeps one picture of one size"
+REFUSES = {
+    "dynamic_batch": _FIXED,
+    "sizes": _FIXED,
+    "int8": "ncnn quantises with ncnn2table and ncnn2int8, which its Python package does not bring along",
+}
+
+
+def check() -> None:
+    """Raises MetamixerError where a package is missing."""
+    require("ncnn", "ncnn", "pnnx")
+
+
+def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
+    """Write a folder with ``model.param``, ``model.bin`` and ``metadata.json``; blobs ``in0`` and ``out0``.
+
+    With ``fp16`` the weights are stored in half precision. Raises MetamixerError where pnnx cannot convert the model.
+    """
+    import pnnx
+    import torch
+
+    from metamixer.deploy.graph import capture
+
+    path.mkdir()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        # A trace of the module itself would compute shapes inside the graph; the captured graph has them as numbers.
+        torch.jit.trace(capture(model, example).module(), example, check_trace=False).save(f"{folder}/model.pt")
+        shape = ",".join(map(str, example.shape))
+        command = [
+            pnnx.EXEC_PATH,
+            f"{folder}/model.pt",
+            f"inputshape=[{shape}]",
+            f"fp16={int(settings.weights == 'fp16')}",
+            f"ncnnparam={path / 'model.param'}",
+            f"ncnnbin={path / 'model.bin'}",
+            *(f"{name}={folder}/{name}" for name in ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not (path / "model.bin").is_file():
+        lines = (done.stderr + done.stdout).strip().splitlines() or ["nothing"]
+        raise MetamixerError(f"pnnx failed with exit code {done.returncode}; its last lines: {' | '.join(lines[-3:])}")
+    (path / "metadata.json").write_text(json.dumps(dict(settings.metadata), indent=2) + "\n")
+    return "ncnn"
+
+
+def load(path: str | Path, threads: int = 1) -> Runtime:
+    """The folder's model as a function from float32 ``1 × C × H × W`` to its output, computed in float32 on the CPU."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute = False
+    net.opt.num_threads = threads
+    # ncnn computes in half precision where the processor can, unless it is told not to.
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_bf16_storage = False
+    if net.load_param(str(Path(path) / "model.param")) or net.load_model(str(Path(path) / "model.bin")):
+        raise MetamixerError(f"{path}: ncnn cannot load it")
+
+    def run(pictures: np.ndarray) -> np.ndarray:
+        extractor = net.create_extractor()
+        extractor.input("in0", ncnn.Mat(pictures[0]).clone())
+        failed, output = extractor.extract("out0")
+        if failed:
+            raise MetamixerError(f"{path}: ncnn cannot run it")
+        return np.array(output)[None]
+
+    return run

@@ -1,0 +1,95 @@
+"""Run an artefact in a process of its own, so that a runtime that crashes is one sentence and not the end of ours."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metamixer.deploy.targets import TARGETS
+from metamixer.errors import MetamixerError
+
+_LAST_LINES = 3
+
+
+class RuntimeProcess:
+    """An artefact loaded in its runtime, in another process; use it as a context manager.
+
+    Args:
+        target: one of :data:`metamixer.deploy.targets.TARGETS`.
+        path: the artefact.
+        threads: threads within an operator.
+
+    Calling it with a float32 array gives the outputs. Raises MetamixerError, with the last lines that the process
+    wrote, where it fails or dies, there or at the start.
+    """
+
+    def __init__(self, target: str, path: Path, threads: int = 1) -> None:
+        self.target = target
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "metamixer.deploy.worker", target, str(path), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        try:
+            self.load_ms: float = self._receive()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> RuntimeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdout, self._errors):
+            stream.close()
+        with suppress(BrokenPipeError):  # what had not been sent yet
+            self._process.stdin.close()
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        self._send(np.ascontiguousarray(pictures))
+        return self._receive()[0]
+
+    def time_again(self) -> float:
+        """Milliseconds of one more call with the last pictures, measured in the other process."""
+        self._send(None)
+        return self._receive()
+
+    def _send(self, request: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        try:
+            return pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError):
+            raise self._failure() from None
+
+    def _failure(self) -> MetamixerError:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        said = " | ".join(line.strip() for line in lines if line.strip())
+        said = " | ".join(said.split(" | ")[-_LAST_LINES:]) or "nothing"
+        how = f"crashed with signal {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        return MetamixerError(f"{TARGETS[self.target].runtime} {how}; its last lines: {said}")

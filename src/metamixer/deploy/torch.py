@@ -1,0 +1,51 @@
+"""PyTorch's own format: the captured program, for ``torch.export.load``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metamixer.deploy.report import Runtime
+from metamixer.deploy.settings import PLAIN, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+REFUSES = {"int8": "PyTorch runs a quantised program as float arithmetic; take onnx, executorch or litert for int8"}
+
+
+def check() -> None:
+    """PyTorch is always there."""
+
+
+def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
+    """Write one ``.pt2`` file with an extra file ``metadata.json``.
+
+    With ``fp16`` weights and arithmetic are in half precision behind float32 doors (the transforms stay in float32).
+    """
+    import torch
+
+    from metamixer.deploy.graph import capture, in_half
+
+    program = capture(in_half(model) if settings.weights == "fp16" else model, example, settings)
+    for node in program.graph.nodes:  # source lines of the exporting machine
+        node.meta.pop("stack_trace", None)
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(dict(settings.metadata))})
+    return "torch.export program"
+
+
+def load(path: str | Path, threads: int = 1) -> Runtime:
+    """The program as a function from float32 ``B × C × H × W`` to its output, eagerly on the CPU."""
+    import torch
+
+    torch.set_num_threads(threads)
+    module = torch.export.load(path).module()
+
+    @torch.inference_mode()
+    def run(pictures: np.ndarray) -> np.ndarray:
+        return module(torch.from_numpy(pictures)).numpy()
+
+    return run

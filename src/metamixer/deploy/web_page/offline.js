@@ -1,0 +1,15 @@
+// Keeps every file of the folder that was loaded once, so that the page opens without a network.
+"use strict";
+const KEPT = "metamixer-VERSION";
+self.onactivate = (event) => event.waitUntil(
+  caches.keys().then((names) => Promise.all(names.filter((name) => name !== KEPT).map((name) => caches.delete(name)))));
+self.onfetch = (event) => {
+  if (event.request.method !== "GET") return;
+  event.respondWith(caches.open(KEPT).then(async (kept) => {
+    const found = await kept.match(event.request, { ignoreSearch: true });
+    if (found) return found;
+    const answer = await fetch(event.request);
+    if (answer.ok) kept.put(event.request, answer.clone());
+    return answer;
+  }));
+};

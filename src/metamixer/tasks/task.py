@@ -1,0 +1,109 @@
+"""What the training loop knows of a task."""
+
+from __future__ import annotations
+
+import ast
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metamixer.errors import MetamixerError
+
+
+class SettingError(MetamixerError, ValueError):
+    """A setting out of its range; a ValueError too, so that the command line takes it for wrong usage."""
+
+
+def require(holds: bool, sentence: str) -> None:
+    """Raise SettingError with this sentence unless ``holds``."""
+    if not holds:
+        raise SettingError(sentence)
+
+
+def key_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments from texts ``key=value``; a value that is no Python literal stays text."""
+    arguments: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        require(bool(key and equals), f"{text!r} must be written as key=value")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[key] = value
+    return arguments
+
+
+class Task(ABC):
+    """Samples, a loss and a metric: all that the training loop needs; it knows nothing else of what it trains.
+
+    A task is a dataclass whose fields are its settings (the model, the data folder, the augmentation …), so that a
+    recipe can be printed, changed from the command line and written to the run's folder. Nothing is read before
+    ``open``.
+    """
+
+    #: The entry of ``evaluate``'s result that picks the best checkpoint, and whether more of it is better.
+    metric: ClassVar[str]
+    greater_is_better: ClassVar[bool] = True
+
+    #: Processes that ``evaluate`` reads with, which the loop sets: 0 for none, None for what suits the machine.
+    workers: int | None = None
+
+    @abstractmethod
+    def open(self) -> None:
+        """Find and check the data. Raises MetamixerError for all that can be known to be wrong before training."""
+
+    @abstractmethod
+    def create_model(self) -> nn.Module:
+        """The network, fitted to the data; called after ``open``."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Training samples."""
+
+    @abstractmethod
+    def sample(self, index: int, size: int | None) -> Any:
+        """One training sample, read and augmented.
+
+        Random choices are drawn from the global generators of torch, NumPy and Python, which the caller seeds for every
+        sample: what comes back depends on nothing but them and the arguments, in whatever process it runs.
+
+        Args:
+            index: which sample, from 0 to ``len(self) - 1``.
+            size: side in pixels that the batch asks for, where batches differ in size; None for the task's own.
+
+        Raises MetamixerError for a file that cannot be read.
+        """
+
+    def describe(self, index: int) -> str:
+        """What a person calls a training sample, such as its file; for messages."""
+        return f"sample {index}"
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch of tensors (in tuples, lists or dicts) of what ``sample`` returned."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor | dict[str, Tensor]:
+        """The loss of a batch on the model's device, a scalar; or its named parts, whose sum is minimised.
+
+        ``model`` is called (not one of its other methods), as it may be wrapped for several processes.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Metrics on the validation data, ``metric`` among them; leaves the model's mode as it was.
+
+        All processes of a distributed run call it with equal weights; they may share the work.
+        """
+
+    @abstractmethod
+    def save(self, model: nn.Module, path: Path) -> None:
+        """Write a file that ``mm.create_model`` or ``mm.build`` loads, with what prediction needs beside weights."""
+
+    def notes(self) -> list[str]:
+        """Sentences for the end of a run, such as which files were skipped."""
+        return []

@@ -1,0 +1,91 @@
+"""Every runtime that is installed takes a spectral and a convolutional network, and says what PyTorch says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import metamixer as mm
+from metamixer.deploy.targets import TARGETS, target_module
+from metamixer.errors import MetamixerError
+
+NOISE = np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), dtype=np.uint8)
+PICTURES = [Image.fromarray(pixels) for pixels in NOISE]
+SMALL = dict(depths=(1, 1, 1, 1), dims=(16, 16, 32, 64), num_classes=5)
+
+
+def _available(target: str) -> None:
+    try:
+        target_module(target).check()
+    except MetamixerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=["affnet_nano", "casvit_nano", "ffnet_nano", "dsm_nano"])
+def model(request) -> torch.nn.Module:
+    torch.manual_seed(0)
+    extra = {} if request.param == "affnet_nano" else {"depths": SMALL["depths"], "dims": SMALL["dims"]}
+    return mm.create_model(request.param, num_classes=5, **extra)
+
+
+@pytest.mark.parametrize("target", ["openvino", "executorch", "litert", "ncnn"])
+def test_agrees_with_pytorch(target, model, tmp_path):
+    _available(target)
+    path = tmp_path / f"m{TARGETS[target].suffix}"
+    report = mm.export(model, target, path, 48, pictures=PICTURES, repeats=2, normalise=True)
+    assert report.ran
+    assert report.max_relative_difference < 1e-4
+    assert report.top1_agreement == 1
+    assert report.latency_runtime_ms > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
+
+
+def test_torch_program_keeps_its_metadata_and_no_source_lines(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "m.pt2"
+    report = mm.export(mm.create_model("casvit_nano", **SMALL), "torch", path, 48, pictures=PICTURES, repeats=0)
+    assert report.max_relative_difference < 1e-5
+    extra = {"metadata.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    assert json.loads(extra["metadata.json"])["image_size"] == "48"
+    assert not any("stack_trace" in node.meta for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "fp16"])
+def test_core_ml_takes_it_and_names_what_the_neural_engine_may_not(model, tmp_path, weights):
+    _available("coreml")
+    path = tmp_path / "m.mlpackage"
+    report = mm.export(model, "coreml", path, 48, pictures=PICTURES, repeats=0, weights=weights)
+    assert "every operation is on the neural engine's list" in report.format
+    assert ("float32 runs on CPU and GPU alone" in report.format) == (weights == "fp32")
+    if not report.ran:
+        assert json.loads((tmp_path / "m.mlpackage.json").read_text())["max_abs_difference"] is None
+
+
+@pytest.mark.parametrize("target", ["openvino", "litert", "ncnn", "executorch"])
+def test_half_precision(target, tmp_path):
+    _available(target)
+    torch.manual_seed(0)
+    model = mm.create_model("casvit_nano", **SMALL)
+    path = tmp_path / f"m{TARGETS[target].suffix}"
+    report = mm.export(model, target, path, 48, pictures=PICTURES, repeats=0, weights="fp16")
+    assert 1e-6 < report.max_relative_difference < 2e-2
+
+
+@pytest.mark.parametrize("target", ["openvino", "litert", "executorch"])
+def test_eight_bits(target, tmp_path):
+    _available(target)
+    model = mm.create_model("casvit_nano.cifar10")
+    path = tmp_path / f"m{TARGETS[target].suffix}"
+    report = mm.export(model, target, path, weights="int8", calibration=PICTURES, pictures=PICTURES, repeats=0)
+    assert report.size_bytes < 0.35 * 4 * report.parameters_after
+
+
+def test_core_ml_wants_its_suffix(tmp_path):
+    _available("coreml")
+    with pytest.raises(MetamixerError, match=r"ends in .mlpackage"):
+        mm.export("casvit_nano", "coreml", tmp_path / "m.coreml", pictures=PICTURES)

@@ -1,0 +1,102 @@
+"""Run by test_resume.py: a training run that is killed over and over, and the same run in peace.
+
+Every attempt is a fork of this process, which has imported everything and trained nothing; so starting anew costs
+little. Arguments: the folder of pictures, the folder for both runs, how many kills, the seed of their moments.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import metamixer as mm
+from metamixer.tasks.classification import Classification
+from metamixer.train import Step, checkpointing
+
+
+def config(pictures: str, out: Path, epochs: int) -> mm.TrainConfig:
+    """About six steps per epoch, with all that is random or has a state."""
+    task = Classification(
+        "metaformer_nano",
+        pictures,
+        image_size=32,
+        model_args=("depths=(1,1,1,1)", "dims=(8,16,24,32)"),
+        policy="rand",
+        erase=0.3,
+        mixup=0.2,
+        cutmix=1.0,
+        drop_path_rate=0.2,
+    )
+    return mm.TrainConfig(
+        task,
+        out=str(out),
+        resume="auto",
+        epochs=epochs,
+        batch_size=8,
+        accumulate=2,
+        sizes=(32, 48),
+        workers=2,
+        save_every=2,
+    )
+
+
+def attempt(settings: mm.TrainConfig, die_after_steps: int = 0, delay: float = 0.0, die_in_save: int = 0) -> bool:
+    """Train in a child process; whether it got to the end. It kills itself if told to."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    torch.set_num_threads(1)
+    begun = 0
+    fsync = os.fsync
+
+    def dying_fsync(descriptor: int) -> None:
+        nonlocal die_in_save
+        die_in_save -= 1
+        if die_in_save == 0:  # the file is written, not yet renamed; or renamed, the folder not yet synced
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    def on_step(step: Step) -> None:
+        nonlocal begun
+        begun += 1
+        with Path(f"{settings.out}.losses").open("a") as file:
+            file.write(f"{step.number} {sum(step.losses.values()).hex()}\n")
+        if begun == die_after_steps:
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            signal.setitimer(signal.ITIMER_REAL, delay)
+
+    checkpointing.os.fsync = dying_fsync  # type: ignore[attr-defined]
+    try:
+        mm.train(settings, on_step)
+        sys.stdout.flush()
+        os._exit(0)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def main(pictures: str, out: Path, kills: int, seed: int) -> None:
+    peace, killed_run = (config(pictures, out / name, epochs=kills // 2) for name in ("peace", "killed"))
+    assert attempt(peace)
+    moments = random.Random(seed)
+    started = time.perf_counter()
+    killed = 0
+    for i in range(kills):
+        if i % 2:
+            killed += not attempt(killed_run, die_in_save=moments.randint(1, 4))
+        else:
+            # The signal comes between two operations of Python, wherever that is by then.
+            steps, delay = moments.randint(1, 3), moments.uniform(1e-6, 0.2)
+            killed += not attempt(killed_run, die_after_steps=steps, delay=delay)
+    assert attempt(killed_run)
+    print(f"{killed} kills in {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
