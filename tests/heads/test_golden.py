@@ -124,7 +124,6 @@ def test_ssdlite_agrees_with_the_release() -> None:
                 check_detections((result.boxes, result.scores, result.labels), (pixels, scores, labels))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head"), [("casvit_xs_maskrcnn", "mask_rcnn"), ("ffnet_2_cascade_maskrcnn", "cascade_mask_rcnn")]
 )
@@ -171,7 +170,6 @@ def test_mask_rcnn_agrees_with_the_release(name: str, head: str) -> None:
         check(paste_masks(probabilities, boxes, size).sum((1, 2)), expected, "mask_area")
 
 
-@pytest.mark.slow
 def test_mask_rcnn_from_picture_to_masks() -> None:
     """The parts joined by postprocess, on two pictures of different size in one padded batch."""
     model = released("casvit_xs_maskrcnn", "mask_rcnn")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-LONG = (
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        "METAMIXER_LONG_TESTS" not in os.environ, reason="takes ten seconds; set METAMIXER_LONG_TESTS=1"
-    ),
-)
-
-
 ADAMW = dict(opt="adamw", lr=0.005, batch_size=16, epochs=30)
 MUON = dict(opt="muon", lr=0.01, batch_size=8, epochs=24)
 
@@ -45,9 +36,9 @@ MUON = dict(opt="muon", lr=0.01, batch_size=8, epochs=24)
     ("model", "settings"),
     [
         pytest.param("affnet_nano", ADAMW, id="affnet_nano"),
-        pytest.param("ffnet_nano", ADAMW, id="ffnet_nano", marks=LONG),
-        pytest.param("casvit_nano", MUON, id="casvit_nano", marks=LONG),
-        pytest.param("dsm_nano", MUON, id="dsm_nano", marks=LONG),
+        pytest.param("ffnet_nano", ADAMW, id="ffnet_nano", marks=pytest.mark.slow),
+        pytest.param("casvit_nano", MUON, id="casvit_nano", marks=pytest.mark.slow),
+        pytest.param("dsm_nano", MUON, id="dsm_nano", marks=pytest.mark.slow),
     ],
 )
 def test_32_pictures_by_heart(model: str, settings: dict[str, Any], noise: Path, tmp_path: Path) -> None:

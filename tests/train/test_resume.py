@@ -85,7 +85,6 @@ def test_a_killed_run_ends_as_if_nobody_had_killed_it(pictures: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("METAMIXER_LONG_TESTS" not in os.environ, reason="takes a minute; set METAMIXER_LONG_TESTS=1")
 def test_twenty_kills(pictures: Path, tmp_path: Path) -> None:
     kill(pictures, tmp_path, kills=20, seed=1)
 
