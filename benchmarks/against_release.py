@@ -63,7 +63,8 @@ def _row(name: str, size: int, release: nn.Module, merged: nn.Module, repeats: i
     x = torch.randn(1, 3, size, size)
     with torch_threads(1), torch.no_grad(), torch._inductor.config.patch(freezing=True):
         x_last = x.contiguous(memory_format=torch.channels_last)
-        compiled = torch.compile(deepcopy(merged).to(memory_format=torch.channels_last))
+        # Without dynamic=False the next network's other picture size would compile for any size, which is slower.
+        compiled = torch.compile(deepcopy(merged).to(memory_format=torch.channels_last), dynamic=False)
         compiled(x_last)
         timings = time_interleaved(
             {"release": lambda: release(x), "merged": lambda: merged(x), "compiled": lambda: compiled(x_last)},
