@@ -5,7 +5,9 @@
 Exports each model to each runtime with :func:`metamixer.export`, which runs the artefact and compares it with PyTorch,
 and keeps the outcome in ``deployment_matrix.json`` beside this file: a row that is there already is not made again, so
 the matrix can be made in pieces (and with ``--again`` anew). Then writes the table into ``docs/deployment.md``.
-``DIR`` holds pictures in class folders, on which the shipped weights are calibrated and validated.
+``DIR`` holds pictures in class folders, on which the shipped weights are calibrated and validated; on 50 of the
+validation pictures they are compared with PyTorch. Networks without shipped weights are compared on photographs from
+installed packages.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.deploy.export import export
 from metamixer.deploy.report import ExportReport
 from metamixer.deploy.runtime_process import RuntimeProcess
-from metamixer.deploy.settings import PRECISIONS
-from metamixer.deploy.targets import TARGETS
+from metamixer.deploy.settings import PRECISIONS, Precision
+from metamixer.deploy.targets import TARGETS, target_module
 from metamixer.errors import MetamixerError
 from metamixer.models import load_model
 
@@ -48,7 +50,7 @@ def main(
     validation: Path | None = None,
     models: tuple[str, ...] = NANO + SMALLEST,
     targets: tuple[str, ...] = tuple(RUNTIMES),
-    weights: tuple[str, ...] = PRECISIONS,
+    weights: tuple[Precision, ...] = PRECISIONS,
     validated: int = 1000,
     repeats: int = 20,
     again: bool = False,
@@ -57,7 +59,8 @@ def main(
 
     Args:
         calibration: pictures for int8.
-        validation: pictures in class folders, on which int8 is compared with float32.
+        validation: pictures in class folders, on which trained networks are compared with PyTorch, and their int8
+            top-1 with that of float32.
         models: their names.
         targets: runtimes.
         weights: number formats.
@@ -73,9 +76,9 @@ def main(
                 key = f"{name} {target} {kind}"
                 if key in rows and not again:
                     continue
-                model = model or load_model(name)
                 trained = "." in name
-                if kind == "int8" and not trained:
+                model = model or (load_model(name) if trained else mm.create_model(name))
+                if kind == "int8" and not trained and not target_module(target).REFUSES.get("int8"):
                     continue  # what int8 costs can be seen with trained weights alone
                 checked = validation if trained else None
                 rows[key] = _row(model, name, target, kind, calibration, checked, validated, repeats)
@@ -92,7 +95,7 @@ def _row(
     model: nn.Module,
     name: str,
     target: str,
-    kind: str,
+    kind: Precision,
     calibration: Path | None,
     validation: Path | None,
     count: int,
@@ -106,9 +109,10 @@ def _row(
                 target,
                 path,
                 weights=kind,
+                pictures=validation or (),
                 calibration=calibration or (),
-                repeats=20,
-                name=name,  # type: ignore
+                repeats=repeats,
+                name=name,
             )
         except MetamixerError as error:
             return {"works": False, "reason": str(error)}
@@ -133,7 +137,7 @@ def _accuracy(model: nn.Module, target: str, path: Path, validation: Path, count
     pictures = ImageFolder(validation, evaluation_transform(preprocessing), model.pretrained_cfg.get("label_names"))
     chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
     merged, right = mm.merge(model), {"float32": 0, "int8": 0}
-    with RuntimeProcess(target, path) as runtime:
+    with RuntimeProcess(TARGETS[target], path) as runtime:
         for index in chosen:
             pixels, label = pictures[int(index)]
             batch = preprocessing.normalise(pixels[None])
@@ -145,10 +149,17 @@ def _accuracy(model: nn.Module, target: str, path: Path, validation: Path, count
 
 def _table(rows: dict[str, Any]) -> list[str]:
     reasons: list[str] = []
+    timed = any(row.get("latency_runtime_ms") is not None for row in rows.values())
     lines = [
-        f"Made on: {this_machine()}. One thread, one picture; PyTorch eager and merged, in turns with the runtime.",
-        "A cell: largest difference of a logit from PyTorch in float32, as a share of the largest logit (int8: points",
-        "of top-1 on the validation pictures), size, latency where it was measured. A dash: not tried yet.",
+        f"Made on: {this_machine()}.",
+        "",
+        "A cell: largest difference of a logit from PyTorch in float32, as a share of the largest logit, then size.",
+        "For int8: points of top-1 gained or lost on the validation pictures, size, share of the float32 ONNX file.",
+        "Top-1 agreement is 100 % where it is not named.",
+        "Latency where it was measured: one thread, one picture, in turns with PyTorch."
+        if timed
+        else "Latencies are left out (`--repeats 0`): other work was running on the machine.",
+        "A dash: not tried; int8 is tried with trained weights alone.",
         "",
         "| model | runtime | fp32 | fp16 | int8 |",
         "|---|---|---|---|---|",

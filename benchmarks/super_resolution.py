@@ -1,11 +1,10 @@
 """How well does a super-resolution network enlarge Set5 and Set14, beside bicubic enlargement?
 
-    python benchmarks/super_resolution.py --checkpoint sr_nano.safetensors --data FOLDER --sets Set5 Set14
+    python benchmarks/super_resolution.py --data FOLDER --sets Set5 Set14
 
 FOLDER holds the sets as sub-folders. PSNR (dB) and SSIM on luma without a border as wide as the scale; small pictures
-by MATLAB's imresize. Writes ``super_resolution.md`` beside this file. To train the network first:
-
-    metamixer train sr_nano --data TRAIN --validation FOLDER/Set5 --out runs/sr_nano
+by MATLAB's imresize. Measures the network that is shipped, or another with ``--model NAME --checkpoint FILE``. Writes
+``super_resolution.md`` beside this file.
 """
 
 from __future__ import annotations
@@ -15,29 +14,33 @@ from pathlib import Path
 import torch
 import tyro
 
-from metamixer.models import create_model
+from metamixer.models import create_model, load_model
 from metamixer.networks import FFNetSR
 from metamixer.networks.super_resolution import tiled
 from metamixer.tasks.super_resolution import evaluate_folder
 
 
-def main(checkpoint: Path, data: Path, sets: tuple[str, ...] = ("Set5", "Set14"), model: str = "ffnet_sr_nano") -> None:
+def main(
+    data: Path,
+    sets: tuple[str, ...] = ("Set5", "Set14"),
+    model: str = "ffnet_sr_nano",
+    checkpoint: Path | None = None,
+) -> None:
     """Measure and write the table.
 
     Args:
-        checkpoint: weights, ours or the authors'.
         data: folder with the sets as sub-folders.
         sets: their names.
-        model: the network.
+        model: the network; by its name alone with the weights that are shipped for it.
+        checkpoint: other weights, ours or the authors'.
     """
-    network = create_model(model, checkpoint=checkpoint).eval()
+    network = (load_model(model) if checkpoint is None else create_model(model, checkpoint=checkpoint)).eval()
     assert isinstance(network, FFNetSR)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [
         "# Super-resolution",
         "",
-        f"PSNR (dB) / SSIM on luma, border {network.scale}; `{model}`, {parameters / 1e6:.2f} M parameters,"
-        f" {checkpoint.stat().st_size / 2**20:.2f} MiB on disk.",
+        f"PSNR (dB) / SSIM on luma, border {network.scale}; `{model}`, {parameters / 1e6:.3f} M parameters.",
         "",
         "| set | pictures | network | bicubic | gain, dB |",
         "|---|---|---|---|---|",
@@ -59,7 +62,7 @@ def main(checkpoint: Path, data: Path, sets: tuple[str, ...] = ("Set5", "Set14")
         "Largest difference between tiles of 96 pixels and the whole picture, on noise from 0 to 1 (one grey level is"
         f" {1 / 255:.1e}): " + ", ".join(f"overlap {k or network.reach} {v:.1e}" for k, v in seams.items()) + ".",
         "",
-        f"Made by `python benchmarks/super_resolution.py --checkpoint … --data … --model {model}`.",
+        f"Made by `python benchmarks/super_resolution.py --data … --model {model}`.",
     ]
     Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

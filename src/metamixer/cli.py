@@ -29,10 +29,10 @@ class Verb(NamedTuple):
 
 VERBS = {
     "models": Verb("metamixer.model_table", "models_command", "[PATTERN]", "list models and their weights"),
-    "predict": Verb("metamixer.tasks.predict", "predict_command", "MODEL PICTURE...", "name what pictures show"),
+    "predict": Verb("metamixer.tasks.predict", "predict_command", "MODEL PICTURE...", "what pictures show, drawn"),
     "train": Verb("metamixer.train.command", "train_command", "RECIPE --data DIR", "train a network", raw=True),
     "evaluate": Verb(
-        "metamixer.tasks.evaluate", "evaluate_command", "MODEL --data DIR", "measure a classifier", flags=True
+        "metamixer.tasks.evaluate", "evaluate_command", "MODEL --data DIR", "measure a network", flags=True
     ),
     "convert": Verb("metamixer.weights.convert", "convert", "IN OUT", "write a checkpoint as safetensors"),
     "export": Verb(

@@ -20,6 +20,7 @@ from metamixer.errors import MetamixerError
 from metamixer.networks import NETWORKS, create_network
 from metamixer.weights.checkpoint import Metadata, read_metadata
 from metamixer.weights.convert import arguments_of, infer_architecture
+from metamixer.weights.embedded import embedded_weights
 from metamixer.weights.load import read_state
 from metamixer.weights.published import PUBLISHED, published_file
 from metamixer.weights.tags import list_weights
@@ -50,8 +51,8 @@ def create_model(
     architecture, _, tag = name.partition(".")
     _check_name(architecture, tag)
     if architecture in NETWORKS:
-        if pretrained and checkpoint is None:
-            raise _no_weights(architecture)
+        if checkpoint is None and (pretrained or (tag and pretrained is None)):
+            checkpoint = _network_weights(architecture, tag)
         return create_network(architecture, checkpoint, **kwargs)
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     file: Path | None = None
@@ -84,8 +85,7 @@ def load_model(spec: str | Path) -> nn.Module:
         spec: the path of a checkpoint; ``architecture.tag``; or an architecture, which means its default weights
             (shipped ones first, else published ones that can be downloaded) or, with a notice, an untrained network.
 
-    Raises MetamixerError as :func:`create_model` does, for a checkpoint that does not tell its architecture, and for
-    networks that no command can run yet.
+    Raises MetamixerError as :func:`create_model` does, and for a checkpoint that does not tell its architecture.
     """
     path = Path(spec).expanduser()
     if path.is_file() or path.suffix in _SUFFIXES or isinstance(spec, Path) or len(path.parts) > 1:
@@ -94,9 +94,8 @@ def load_model(spec: str | Path) -> nn.Module:
     _check_name(architecture, tag)
     if tag:
         return create_model(str(spec))
-    if architecture in NETWORKS:
-        raise MetamixerError(f"{architecture} is no picture classifier: there is no command for it yet, only Python")
-    if timm.models.is_model_pretrained(architecture):
+    own = architecture in NETWORKS
+    if list_weights(architecture) if own else timm.models.is_model_pretrained(architecture):
         return create_model(architecture, pretrained=True)
     pages = {PUBLISHED[name].page for name in list_weights(architecture) if name in PUBLISHED}
     hint = f"; its authors' weights are at {pages.pop()}, pass the downloaded file's path" if pages else ""
@@ -161,7 +160,7 @@ def _check_name(architecture: str, tag: str) -> None:
         near = get_close_matches(architecture, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`metamixer models` lists them"
         raise MetamixerError(f"unknown model {architecture!r}; {hint}")
-    tags = {} if architecture in NETWORKS else get_arch_pretrained_cfgs(architecture)
+    tags = list_weights(architecture) if architecture in NETWORKS else get_arch_pretrained_cfgs(architecture)
     if tag and f"{architecture}.{tag}" not in tags:
         weights = [name for name in tags if "." in name]
         hint = f"known: {', '.join(weights)}" if weights else "there are none"
@@ -178,6 +177,14 @@ def _weights_file(architecture: str, tag: str) -> Path:
     if name not in PUBLISHED:
         raise _no_weights(architecture)
     return published_file(name)
+
+
+def _network_weights(architecture: str, tag: str) -> Path:
+    """The file of the tag, or of the first one, of a network that timm does not know."""
+    names = [f"{architecture}.{tag}"] if tag else list_weights(architecture)
+    if not names:
+        raise _no_weights(architecture)
+    return embedded_weights()[names[0]].path
 
 
 def _no_weights(architecture: str) -> MetamixerError:

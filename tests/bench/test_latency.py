@@ -1,101 +1,104 @@
-"""Timing in turns, counting MACs, and the table of latencies."""
+"""Models side by side: one real run, and what is made of its rows."""
 
 from __future__ import annotations
 
 import csv
 import json
-import time
+import re
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
 import metamixer as mm
-from metamixer.bench import bench_command, benchmark, count_macs, this_machine, time_interleaved
+from metamixer.bench import (
+    RUNTIMES,
+    LatencyReport,
+    LatencyRow,
+    bench_command,
+    benchmark,
+    command,
+    count_macs,
+    latency,
+    pareto,
+    published_top1,
+    this_machine,
+)
 from metamixer.errors import MetamixerError
-from metamixer.ops import irdft2, rdft2
+
+ROW = LatencyRow(
+    model="casvit_xs", runtime="torch", image_size=224, batch=1, threads=1, parameters=2_970_668, macs=546_784_968,
+    median_ms=20.0, low=19.5, high=21.0, repeats=50, memory_mb=43.4, top1=78.3,
+)  # fmt: skip
+PEER = replace(ROW, model="mobilenetv4_conv_small", parameters=3_774_024, median_ms=6.0, low=5.9, high=6.2, top1=73.76)
+NANO = replace(ROW, model="affnet_nano", image_size=64, median_ms=3.0, low=3.0, high=3.0, top1=None, memory_mb=None)
+ROWS = [row for model in (ROW, PEER, NANO) for row in (model, replace(model, runtime="onnx", median_ms=model.low))]
 
 
-def test_functions_take_turns():
-    calls = []
-    timings = time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=4, warmup=1)
-    rounds = ["".join(calls[i : i + 2]) for i in range(0, 10, 2)]
-    assert len(calls) == 10
-    assert all(sorted(turn) == ["a", "b"] for turn in rounds)
-    assert {"ab", "ba"} == set(rounds)  # neither always goes first
-    assert list(timings) == ["a", "b"]
+@pytest.fixture
+def report() -> LatencyReport:
+    return LatencyReport(ROWS, {}, this_machine(), load=0.1)
 
 
-def test_median_and_quartiles_are_milliseconds():
-    timing = time_interleaved({"sleep": lambda: time.sleep(0.004)}, repeats=5, warmup=0)["sleep"]
-    assert 4 <= timing.low <= timing.median_ms <= timing.high
+@pytest.fixture
+def found(report, monkeypatch):
+    """What the command asks :func:`benchmark` for, answered with the report."""
+    asked = []
+
+    def answer(*arguments):
+        asked.append(arguments)
+        return report
+
+    monkeypatch.setattr(command, "benchmark", answer)
+    return asked
 
 
-def test_repeats_must_be_positive():
-    with pytest.raises(ValueError, match="repeats"):
-        time_interleaved({"a": lambda: None}, repeats=0)
-
-
-def test_macs_of_layers_known_by_hand():
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-    )
-    assert count_macs(model.train(), 16) == 8 * 8 * 8 * 3 * 9 + 8 * 5
-    assert model.training
-
-
-class ThereAndBack(nn.Module):
-    """A Fourier transform and its inverse; the weight only tells the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return irdft2(rdft2(x), x.shape[-1]) * self.weight
-
-
-@pytest.mark.parametrize("size", [16, 128])  # the larger one runs as an FFT on a CPU, and is counted as matrix products
-def test_macs_count_the_transforms(size):
-    half = size // 2 + 1
-    one_way = size * size * 2 * half + 2 * size * 2 * size * half
-    assert count_macs(ThereAndBack(), size) == 3 * 2 * one_way
-
-
-def test_rows_of_a_benchmark_with_a_peer(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    bench_command(
-        ("affnet_nano",), against=("test_efficientnet",), image_size=32, repeats=2, out=tmp_path / "rows.json"
-    )
-    content = json.loads((tmp_path / "rows.json").read_text())
-    rows = content["rows"]
-    assert [(r["model"], r["runtime"]) for r in rows] == [
-        (name, runtime) for name in ("affnet_nano", "test_efficientnet") for runtime in ("torch", "onnx")
-    ]
-    assert all(0 < r["low"] <= r["median_ms"] <= r["high"] and r["image_size"] == 32 for r in rows)
+def test_two_runtimes_in_turns():
+    report = benchmark(["affnet_nano"], ["torch", "onnx"], image_size=32, repeats=2)
+    assert report.failed == {}
+    assert [(row.model, row.runtime) for row in report.rows] == [("affnet_nano", "torch"), ("affnet_nano", "onnx")]
     merged = mm.merge(mm.create_model("affnet_nano"))
-    assert rows[0]["parameters"] == sum(p.numel() for p in merged.parameters())
-    assert rows[0]["macs"] == count_macs(merged, 32)
-    assert content["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert "affnet_nano" in capsys.readouterr().out
-    assert torch.get_num_threads() == threads
+    for row in report.rows:
+        assert 0 < row.low <= row.median_ms <= row.high
+        assert (row.image_size, row.batch, row.threads, row.repeats, row.top1) == (32, 1, 1, 2, None)
+        assert row.parameters == sum(p.numel() for p in merged.parameters())
+        assert row.macs == count_macs(merged, 32)
+        # More than the weights alone, less than the library that the runtime is.
+        assert row.memory_mb is None or 4 * row.parameters / 1e6 < row.memory_mb < 150
 
 
-def test_csv_holds_the_same_rows(tmp_path):
-    bench_command(("ffnet_nano",), runtimes="torch", image_size=32, batch=2, repeats=2, out=tmp_path / "rows.csv")
-    with (tmp_path / "rows.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(r["model"], r["runtime"], r["batch"], r["repeats"]) for r in rows] == [("ffnet_nano", "torch", "2", "2")]
+def test_pair_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
+    def refuse(target, *_):
+        raise MetamixerError(f"{target.runtime} says no")
+
+    monkeypatch.setattr(latency, "convert", refuse)
+    report = benchmark(["affnet_nano"], ["torch", "onnx"], image_size=32, repeats=1)
+    assert report.rows == []
+    assert report.failed == {
+        ("affnet_nano", "torch"): "PyTorch (eager) says no",
+        ("affnet_nano", "onnx"): "ONNX Runtime says no",
+    }
+    with pytest.raises(MetamixerError, match=r"1 of 1 pairs could not be timed: affnet_nano in ONNX Runtime: ONNX"):
+        bench_command(("affnet_nano",), runtimes="onnx", image_size=32, repeats=1, out=tmp_path / "rows.csv")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (dict(models=[]), "at least one model"),
-        (dict(models=["affnet_nan"]), "unknown model 'affnet_nan'"),
-        (dict(models=["affnet_nano"], runtimes=["tensorrt"]), "unknown runtime 'tensorrt'; known: torch, onnx"),
+        (dict(models=["affnet_nan"]), "unknown model 'affnet_nan'; did you mean 'affnet_nano'?"),
+        (dict(models=["affnet_nano"], runtimes=[]), "at least one runtime"),
+        (dict(models=["affnet_nano"], runtimes=["onxx"]), "unknown runtime 'onxx'; did you mean 'onnx'?"),
+        (dict(models=["affnet_nano"], runtimes=["tensorrt"]), "unknown runtime 'tensorrt'; .*torch"),
         (dict(models=["affnet_nano"], threads=0), "threads must be at least 1"),
+        (dict(models=["affnet_nano"], threads=10**6), "1000000 threads cannot be timed on the [0-9]+ cores"),
         (dict(models=["affnet_nano"], image_size=-1), "image_size must be at least 1"),
+        (
+            dict(models=["levit_128s"], runtimes=["torch"], image_size=32),
+            "levit_128s does not take pictures of 32 pixels",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -103,11 +106,104 @@ def test_wrong_arguments(arguments, message):
         benchmark(**arguments)
 
 
-def test_command_checks_its_output_before_timing(tmp_path):
-    with pytest.raises(MetamixerError, match=r"\.csv or \.json"):
-        bench_command(("affnet_nano",), out=tmp_path / "rows.txt")
-    with pytest.raises(MetamixerError, match="no such folder"):
-        bench_command(("affnet_nano",), out=tmp_path / "absent" / "rows.csv")
+def test_runtimes_that_are_missing_or_cannot(monkeypatch):
+    monkeypatch.setattr("metamixer.deploy.targets.find_spec", lambda package: None)
+    with pytest.raises(MetamixerError, match=r"needs the package openvino; .* 'metamixer\[openvino\]'"):
+        benchmark(["affnet_nano"], ["torch", "openvino"])
+    monkeypatch.setattr("metamixer.deploy.ncnn.check", lambda: None)
+    with pytest.raises(MetamixerError, match="ncnn takes one picture at a time"):
+        benchmark(["affnet_nano"], ["ncnn"], batch=2)
+    monkeypatch.setattr("metamixer.deploy.coreml.check", lambda: None)
+    monkeypatch.setattr("metamixer.deploy.coreml.RUNS_HERE", False)
+    with pytest.raises(MetamixerError, match="Core ML does not run on this machine's system"):
+        benchmark(["affnet_nano"], ["coreml"])
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "expected"),
+    [
+        ("casvit_xs", None, 78.3),
+        ("casvit_xs", 384, None),  # published for other weights
+        ("casvit_xs.in1k_384", None, 78.7),
+        ("ffnet_1.dist_in1k", 256, 82.1),
+        ("mobilenetv4_conv_small", 224, 73.76),
+        ("mobilenetv4_conv_small", 192, None),
+        ("affnet_nano", None, None),
+        ("dsm_t", None, None),  # our reconstruction: the paper's number is not its
+        ("no_such_model", None, None),
+    ],
+)
+def test_published_accuracy(model, size, expected):
+    assert published_top1(model, size) == expected
+
+
+def test_command_names_peers_and_prints_a_table(found, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    bench_command(("casvit_xs", "affnet_nano"), against="mobilenetv4_conv_small, repvit_m0_9", runtimes="torch,onnx")
+    assert found == [
+        (["casvit_xs", "affnet_nano", "mobilenetv4_conv_small", "repvit_m0_9"], ["torch", "onnx"], 1, 1, None, 50)
+    ]
+    said = capsys.readouterr().out
+    assert "20.00 (19.50–21.00)" in said
+    assert "78.3" in said
+    assert this_machine().processor in said
+    assert "Other work was running" not in said
+
+
+def test_command_says_when_the_machine_was_busy(report, monkeypatch, capsys):
+    monkeypatch.setattr(command, "benchmark", lambda *_: replace(report, load=3.2))
+    bench_command(("casvit_xs",))
+    assert "Other work was running (load average 3.2)" in capsys.readouterr().out
+
+
+def test_files_hold_the_rows(found, tmp_path):
+    bench_command(("casvit_xs",), out=tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["model"], r["runtime"], r["median_ms"], r["top1"]) for r in rows[:2]] == [
+        ("casvit_xs", "torch", "20.0", "78.3"),
+        ("casvit_xs", "onnx", "19.5", "78.3"),
+    ]
+    bench_command(("casvit_xs",), out=tmp_path / "rows.json")
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["memory_mb"] for row in content["rows"]] == [43.4] * 4 + [None] * 2
+    assert content["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_picture_has_a_panel_for_each_runtime(found, tmp_path, monkeypatch):
+    panels = {}
+
+    def keep_points(axes, points, colours):
+        panels[axes.get_title(loc="left")] = points
+
+    monkeypatch.setattr(pareto, "label_points", keep_points)
+    bench_command(("casvit_xs",), picture=tmp_path / "pareto.png")
+    assert panels == {
+        "PyTorch (eager)": {"casvit_xs": (20.0, 78.3), "mobilenetv4_conv_small": (6.0, 73.76)},
+        "ONNX Runtime": {"casvit_xs": (19.5, 78.3), "mobilenetv4_conv_small": (5.9, 73.76)},
+    }
+    with Image.open(tmp_path / "pareto.png") as picture:
+        assert picture.width > 1.5 * picture.height
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(out="rows.txt"), r"must end in \.csv or \.json"),
+        (dict(picture="pareto.bmp"), r"must end in \.png, \.svg or \.pdf"),
+        (dict(out="absent/rows.csv"), "no such folder"),
+        (dict(picture="pareto.png", image_size=100), "there is nothing to draw"),
+    ],
+)
+def test_command_checks_its_files_before_timing(options, message, found, tmp_path):
+    options = {key: tmp_path / value if isinstance(value, str) else value for key, value in options.items()}
+    with pytest.raises(MetamixerError, match=message):
+        bench_command(("casvit_xs",), **options)
+    assert found == []
+
+
+def test_help_names_every_runtime():
+    assert set(RUNTIMES) <= set(re.split(r"\W+", bench_command.__doc__))
 
 
 def test_machine_is_described():

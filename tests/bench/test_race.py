@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import metamixer as mm
 from metamixer.bench import count_macs
-from metamixer.bench.race import RaceResult, RaceTask, grid, race
+from metamixer.bench.race import RaceResult, RaceTask, command, grid, race, speed
 from metamixer.bench.race.contenders import contenders
 from metamixer.bench.race.report import standings_table, write_report
 from metamixer.bench.race.speed import latencies
+from metamixer.bench.race.task import FirstOfEachClass
 from metamixer.cli import main
 from metamixer.deploy import onnx
 from metamixer.errors import MetamixerError
@@ -33,6 +34,8 @@ from metamixer.train.interruption import TrainingInterruptedError
 
 MIXERS = ("pooling", "dsm:dynamic=False")
 ROUNDS = 2
+SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}  # metaformer_nano made smaller
+MODEL_ARGS = tuple(f"{key}={value!r}".replace(" ", "") for key, value in SMALL.items())
 
 
 class Raced(NamedTuple):
@@ -66,11 +69,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def stands_for_onnx(model: nn.Module, picture: Tensor, path: Path, threads: int) -> Callable[[], object]:
+    """Instead of an exported network, since exporting takes longer than all trainings."""
+    return lambda: model(picture)
+
+
 @pytest.fixture(scope="module")
 def raced(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Raced:
     """Two mixers, two seeds, two epochs of three steps on 8 of 10 pictures per class."""
     folder = tmp_path_factory.mktemp("race")
-    task = RaceTask(data=str(pictures), image_size=32, pictures=8, val_pictures=4)
+    task = RaceTask(data=str(pictures), image_size=32, pictures=8, val_pictures=4, model_args=MODEL_ARGS)
     training = mm.TrainConfig(task, out=str(folder), epochs=2, batch_size=8, workers=0)
     batches: dict[str, list[float]] = defaultdict(list)
     loss, train = RaceTask.loss, grid.train
@@ -86,6 +94,7 @@ def raced(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Raced:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "train", watched)
+        patch.setattr(speed, "_in_onnx_runtime", stands_for_onnx)
         result = race(training, MIXERS, seeds=2, rounds=ROUNDS)
     return Raced(training, result, folder, dict(batches))
 
@@ -118,21 +127,22 @@ def test_weights_load_with_their_mixer(raced: Raced) -> None:
             "metaformer_nano", checkpoint=raced.folder / "runs" / name / "seed_0" / "last.safetensors"
         )
         mixers = [module for module in model.modules() if isinstance(module, kind)]
-        assert len(mixers) == 8
+        assert len(mixers) == 4
         assert not any(getattr(mixer, "dynamic", False) for mixer in mixers)
 
 
 def test_sizes_and_speeds(raced: Raced) -> None:
     for standing in raced.result.standings:
         options = {"mixer_args": {"dynamic": False}} if standing.mixer != "pooling" else {}
-        model = mm.create_model("metaformer_nano", mixer=standing.mixer.split(":")[0], num_classes=3, **options)
-        speed = standing.speed
-        assert speed.parameters == sum(p.numel() for p in model.parameters())
-        assert speed.merged_parameters == sum(p.numel() for p in mm.merge(model).parameters())
-        assert speed.macs == count_macs(mm.merge(model), 32)
-        assert speed.images_per_second > 0
-        assert speed.onnx is not None
-        assert 0 < speed.torch.low <= speed.torch.median_ms <= speed.torch.high
+        mixer = standing.mixer.split(":")[0]
+        model = mm.create_model("metaformer_nano", mixer=mixer, num_classes=3, **SMALL, **options)
+        found = standing.speed
+        assert found.parameters == sum(p.numel() for p in model.parameters())
+        assert found.merged_parameters == sum(p.numel() for p in mm.merge(model).parameters())
+        assert found.macs == count_macs(mm.merge(model), 32)
+        assert found.images_per_second > 0
+        assert found.onnx is not None
+        assert 0 < found.torch.low <= found.torch.median_ms <= found.torch.high
 
 
 def test_tables_and_json_hold_the_standings(raced: Raced) -> None:
@@ -163,6 +173,12 @@ def test_page_stands_alone(raced: Raced) -> None:
     for name in ("pareto.png", "curves.png"):
         with Image.open(raced.folder / name) as picture:
             assert picture.width > 800
+
+
+def test_latencies_in_both_runtimes() -> None:
+    timings, missing = latencies({"conv": nn.Conv2d(3, 1, 1)}, size=8, threads=1, rounds=2)
+    assert set(timings) == {("conv", "torch"), ("conv", "onnx")}
+    assert missing == {}
 
 
 def test_without_onnx_runtime_the_report_says_so(raced: Raced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +215,7 @@ def test_finished_cells_are_not_run_again(
     monkeypatch.setattr(grid, "measure", lambda *arguments: pytest.fail("measured again"))
     shutil.rmtree(folder / "runs" / "pooling" / "seed_1")
     arguments = f"--data {raced.training.task.data} --image-size 32 --pictures 8 --val-pictures 4"  # type: ignore[attr-defined]
+    arguments += f" --model-args {' '.join(MODEL_ARGS)}"
     arguments += f" --epochs 2 --batch-size 8 --workers 0 --mixers {','.join(MIXERS)} --seeds 2 --rounds {ROUNDS}"
     assert main(["race", *arguments.split(), "--out", str(folder)]) == 0
     assert trained == [str(folder / "runs" / "pooling" / "seed_1")]
@@ -232,6 +249,7 @@ def test_an_interrupted_cell_goes_on(raced: Raced, tmp_path: Path, monkeypatch: 
     def noting(config: mm.TrainConfig) -> Any:
         return train(config, lambda step: seen.append(step.number))
 
+    monkeypatch.setattr(speed, "_in_onnx_runtime", stands_for_onnx)
     monkeypatch.setattr(grid, "train", interrupted)
     with pytest.raises(TrainingInterruptedError, match="interrupted in pooling, seed 0; the same command goes on"):
         race(training, MIXERS, seeds=2, rounds=ROUNDS)
@@ -291,11 +309,22 @@ def test_a_race_is_one_process_and_resumes_by_itself(raced: Raced, monkeypatch: 
 def test_a_failing_cell_is_named(raced: Raced, tmp_path: Path) -> None:
     shutil.copy(raced.folder / "speed.json", tmp_path)
     training = replace(raced.training, out=str(tmp_path), lr=1e30, clip_grad=0.0, opt="sgd")
-    speed = json.loads((tmp_path / "speed.json").read_text())
-    speed["asked"]["settings"] |= {"lr": 1e30, "clip_grad": 0.0, "opt": "sgd"}
-    (tmp_path / "speed.json").write_text(json.dumps(speed))
+    measured = json.loads((tmp_path / "speed.json").read_text())
+    measured["asked"]["settings"] |= {"lr": 1e30, "clip_grad": 0.0, "opt": "sgd"}
+    (tmp_path / "speed.json").write_text(json.dumps(measured))
     with pytest.raises(MetamixerError, match="pooling, seed 0: the loss became"):
         race(training, MIXERS, rounds=ROUNDS)
+
+
+def test_the_commands_of_the_page_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "race.md").read_text().replace("\\\n", "")
+    commands = re.findall(r"^metamixer race (.*)$", page, re.MULTILINE)
+    asked: list[Any] = []
+    monkeypatch.setattr(command, "standings_table", lambda result: "")
+    monkeypatch.setattr(command, "race", lambda training, mixers, *_, **__: asked.append(contenders(mixers)))
+    for arguments in commands:
+        assert main(["race", *arguments.split()]) == 0
+    assert len(asked) == len(commands) >= 3
 
 
 def test_contenders_from_text() -> None:
@@ -317,5 +346,9 @@ def test_first_pictures_of_each_class(pictures: Path) -> None:
     ]
     assert task.train.read(3).getpixel((0, 0)) == Image.open(pictures / "train/green/00.png").getpixel((0, 0))
     assert len(task.validation) == 18
+    kept = RaceTask(data=str(pictures), pictures=3, in_memory=True)
+    kept.open()
+    assert not isinstance(kept.train, FirstOfEachClass)
+    assert [kept.train.read(i).tobytes() for i in range(9)] == [task.train.read(i).tobytes() for i in range(9)]
     with pytest.raises(ValueError, match="pictures must be 1 or more"):
         RaceTask(data=str(pictures), pictures=0)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from metamixer.bench.plotting import pareto_front
 from metamixer.bench.race import Cell, RaceTask
 from metamixer.bench.race.contenders import contenders, entry, equal_parameters
 from metamixer.bench.race.speed import Speed
-from metamixer.bench.race.standings import pareto_front, standings
+from metamixer.bench.race.standings import standings
 from metamixer.deploy.export import count_parameters
 from metamixer.deploy.timing import Timing
 

@@ -131,6 +131,24 @@ def test_what_is_noted(folder: Path) -> None:
     }
 
 
+def test_a_folder_with_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / "images" / split / "a.png", 0)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert check_folder(tmp_path).ok
+    assert check_folder(tmp_path).sizes == {"24 × 20": 2}
+    (tmp_path / "labels" / "val" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "images" / "train" / "b.png").write_text("no picture")
+    found = findings(tmp_path)
+    assert found.keys() == {"corrupt", "annotations"}
+    [problem] = [line for line in check_folder(tmp_path).annotations if "a.txt" in line]
+    assert "line 2" in problem
+    assert main(["data", "check", str(tmp_path), "--workers", "0"]) == 1
+    assert "problem: bad annotations: " in capsys.readouterr().out
+
+
 def test_what_is_no_folder_of_classes(tmp_path: Path) -> None:
     with pytest.raises(MetamixerError, match="no such folder"):
         check_folder(tmp_path / "none")

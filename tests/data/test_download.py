@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metamixer import MetamixerError
-from metamixer.data.download import cache_folder, download
+from metamixer.data.download import cache_folder, download, one_process
 
 CONTENTS = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()
@@ -25,7 +26,7 @@ def url(server: Any, name: str = "file") -> str:
 
 
 def files(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir())
+    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
 def test_downloads_once(server: Any, cache: Path) -> None:
@@ -35,6 +36,17 @@ def test_downloads_once(server: Any, cache: Path) -> None:
     assert download(url(server), "weights.pth", len(CONTENTS), DIGEST) == path
     assert server.requests == [None]
     assert files(cache) == ["weights.pth"]
+
+
+def test_a_second_process_waits_for_the_first(server: Any, cache: Path) -> None:
+    target = cache / "weights.pth"
+    with ThreadPoolExecutor(1) as second:
+        with one_process(target):
+            waiting = second.submit(download, url(server), "weights.pth", len(CONTENTS), DIGEST)
+            assert not wait([waiting], timeout=0.3).done
+            target.write_bytes(CONTENTS)
+        assert waiting.result(timeout=60) == target
+    assert server.requests == []
 
 
 def test_a_lost_connection_is_resumed(server: Any, cache: Path) -> None:

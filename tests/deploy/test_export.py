@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -93,6 +95,19 @@ def test_options_that_make_no_sense(options, said, casvit, tmp_path):
     with pytest.raises(MetamixerError, match=said):
         mm.export(casvit, **{"target": "onnx", "path": tmp_path / "m", **options})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(targets.TARGETS))
+def test_page_says_what_is_refused(name):
+    """The table of options in the documentation: a cell begins with "no" where the target refuses."""
+    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    table = page.split("| target | range of sizes, any batch |")[1].split("\n\n")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+    _, _, any_size, fp16, int8, _ = (cell.strip() for cell in row.split("|"))
+    refused = targets.target_module(name).REFUSES
+    assert any_size.startswith("no:") == ("sizes" in refused) == ("dynamic_batch" in refused)
+    assert fp16.startswith("no:") == ("fp16" in refused)
+    assert int8.startswith("no:") == ("int8" in refused)
 
 
 def test_folder_of_pictures(pictures, tmp_path):
@@ -193,7 +208,7 @@ def test_converter_that_fails_is_one_sentence(casvit, tmp_path, monkeypatch):
 
     monkeypatch.setattr(target, "write", fail)
     with pytest.raises(
-        MetamixerError, match=r"casvit_nano cannot be exported to onnx \(RuntimeError: cannot lower aten.fft\)"
+        MetamixerError, match=r"casvit_nano cannot be exported to ONNX Runtime \(RuntimeError: cannot lower aten.fft\)"
     ):
         mm.export(casvit, "onnx", tmp_path / "a.onnx", pictures=[Image.new("RGB", (9, 9))])
     assert list(tmp_path.iterdir()) == []
@@ -203,7 +218,28 @@ def test_runtime_that_fails_to_load_says_why(tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model at all")
     with pytest.raises(MetamixerError, match=r"ONNX Runtime failed with exit code 1; .* InvalidProtobuf: "):
-        RuntimeProcess("onnx", broken)
+        RuntimeProcess(targets.TARGETS["onnx"], broken)
+
+
+def test_process_tells_its_memory_and_keeps_to_its_core(tmp_path):
+    """Eight million numbers in the file, and as many in the result: 32 MB each."""
+    wide = 8_000_000
+    helper = onnx.helper
+    numbers = onnx.numpy_helper.from_array(np.ones((1, wide), np.float32), "numbers")
+    taken = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 1))
+    given = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (1, wide))
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "numbers"], ["y"])], "g", [taken], [given], [numbers])
+    path = tmp_path / "wide.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    with RuntimeProcess(targets.TARGETS["onnx"], path, threads=1, pinned=True) as runtime:
+        loaded = runtime.peak_memory()
+        assert runtime(np.full((1, 1), 3.0, np.float32)).sum() == 3.0 * wide
+        assert runtime.time_again() > 0
+        if loaded is None:
+            pytest.skip("this system does not tell how much memory a process takes")
+        assert 4 * wide < loaded < 2**29
+        assert runtime.peak_memory() > loaded
+        assert len(os.sched_getaffinity(runtime._process.pid)) == 1
 
 
 def test_runtime_that_crashes_is_one_sentence(tmp_path, monkeypatch):
@@ -214,7 +250,7 @@ def test_runtime_that_crashes_is_one_sentence(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setattr("metamixer.deploy.runtime_process.sys.executable", str(program))
     with pytest.raises(MetamixerError, match=r"crashed with signal SIGSEGV; its last lines: bad kernel"):
-        RuntimeProcess("onnx", tmp_path / "m.onnx")
+        RuntimeProcess(targets.TARGETS["onnx"], tmp_path / "m.onnx")
 
 
 def test_command_refuses_a_file_as_folder(tmp_path):

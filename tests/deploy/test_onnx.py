@@ -15,6 +15,7 @@ from PIL import Image
 import metamixer as mm
 from metamixer.deploy import onnx as target
 from metamixer.deploy.export import export_command
+from metamixer.deploy.onnx_graph import in_eight_bits, in_half_precision
 from metamixer.deploy.pictures import photographs
 from metamixer.deploy.report import report_path
 from metamixer.deploy.settings import PLAIN
@@ -157,6 +158,32 @@ def test_eight_bits(tmp_path):
         sizes[tensor.data_type] += int(np.prod(tensor.dims))
     assert sizes[onnx.TensorProto.INT8] > 0.9 * sum(sizes.values())
     assert report.size_bytes < 0.35 * 4 * report.parameters_after
+
+
+@pytest.mark.parametrize(
+    ("change", "stored", "most"), [(in_half_precision, "FLOAT16", 0.55), (in_eight_bits, "INT8", 0.3)]
+)
+def test_batched_matrices_are_stored_short(change, stored, most, tmp_path):
+    """The filters' linear maps: a matrix for every block of channels."""
+    helper, random = onnx.helper, np.random.default_rng(0)
+    matrices = (
+        random.standard_normal((4, 32, 32)).astype(np.float32) * np.linspace(0.1, 10, 32, dtype=np.float32)[:, None]
+    )
+    taken, given = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (4, 5, 32)) for name in ("pictures", "y")
+    )
+    constant = onnx.numpy_helper.from_array(matrices, "matrices")
+    node = helper.make_node("MatMul", ["pictures", "matrices"], ["y"])
+    graph = helper.make_graph([node], "g", [taken], [given], [constant])
+    file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", target.OPSET)], ir_version=10)
+    change(file.graph)
+    onnx.save(file, tmp_path / "m.onnx")
+    numbers = {tensor.data_type: int(np.prod(tensor.dims)) for tensor in file.graph.initializer}
+    assert numbers[getattr(onnx.TensorProto, stored)] == matrices.size
+    assert (tmp_path / "m.onnx").stat().st_size < most * matrices.nbytes
+    pictures = random.standard_normal((4, 5, 32)).astype(np.float32)
+    expected = pictures @ matrices
+    np.testing.assert_allclose(target.load(tmp_path / "m.onnx")(pictures), expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_split_convolutions_compute_the_same(tmp_path):

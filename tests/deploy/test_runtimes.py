@@ -55,6 +55,32 @@ def test_torch_program_keeps_its_metadata_and_no_source_lines(tmp_path):
     assert not any("stack_trace" in node.meta for node in program.graph.nodes)
 
 
+@pytest.mark.parametrize("target", ["openvino", "ncnn"])
+def test_metadata_goes_along(target, tmp_path):
+    _available(target)
+    torch.manual_seed(0)
+    path = tmp_path / f"m{TARGETS[target].suffix}"
+    mm.export(mm.create_model("casvit_nano", **SMALL), target, path, 48, pictures=PICTURES, repeats=0, softmax=True)
+    metadata = json.loads((path / "metadata.json").read_text())
+    assert (metadata["architecture"], metadata["image_size"]) == ("casvit_nano", "48")
+    assert (metadata["input"], metadata["output"]) == ("normalised", "probabilities")
+
+
+@pytest.mark.parametrize("target", ["openvino", "torch"])
+def test_range_of_sizes_and_batches(target, tmp_path):
+    """Five sizes, odd ones among them, and maps that are no squares."""
+    _available(target)
+    torch.manual_seed(0)
+    model = mm.create_model("dsm_nano", num_classes=7, depths=(1, 1), dims=(16, 24)).eval()
+    path = tmp_path / f"m{TARGETS[target].suffix}"
+    report = mm.export(model, target, path, sizes=(33, 80), dynamic_batch=True, pictures=PICTURES, repeats=0)
+    assert report.checked_sizes == sorted({33, 45, 57, 69, 80, model.pretrained_cfg["input_size"][-1]})
+    pictures = torch.randn(3, 3, 47, 70, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(pictures).numpy()
+    np.testing.assert_allclose(target_module(target).load(path)(pictures.numpy()), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("weights", ["fp32", "fp16"])
 def test_core_ml_takes_it_and_names_what_the_neural_engine_may_not(model, tmp_path, weights):
     _available("coreml")
@@ -66,7 +92,7 @@ def test_core_ml_takes_it_and_names_what_the_neural_engine_may_not(model, tmp_pa
         assert json.loads((tmp_path / "m.mlpackage.json").read_text())["max_abs_difference"] is None
 
 
-@pytest.mark.parametrize("target", ["openvino", "litert", "ncnn", "executorch"])
+@pytest.mark.parametrize("target", ["openvino", "litert", "ncnn", "executorch", "torch"])
 def test_half_precision(target, tmp_path):
     _available(target)
     torch.manual_seed(0)

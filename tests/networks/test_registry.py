@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import metamixer as mm
 from metamixer import MetamixerError
+from metamixer.deploy.pictures import photographs
 from metamixer.model_table import models_command
 from metamixer.models import load_model
 from metamixer.networks import NETWORKS
@@ -46,7 +48,7 @@ def test_the_table_of_models_has_them(capsys: pytest.CaptureFixture[str]) -> Non
         ("ffnet_tfs", {}, "unknown model 'ffnet_tfs'; did you mean 'ffnet_tsf'"),
         ("ffnet_sr.div2k", {}, "unknown weights 'ffnet_sr.div2k'; there are none"),
         ("ffnet_sr", {"pretrained": True}, "there are no weights of ffnet_sr yet"),
-        ("ffnet_sr", {"factor": 2}, "ffnet_sr takes no argument 'factor'; it takes scale, dim, depth, expansion$"),
+        ("ffnet_sr", {"factor": 2}, "ffnet_sr takes no argument 'factor'; it takes scale, dim, depth, expansion, l.*"),
         ("ffnet_sr_light", {"scale": 8}, "a scale of 2, 3 or 4, not 8"),
         ("ffnet_points", {"enc_depths": (1, 1)}, "as many stages"),
         ("ffnet_tsf", {"kernel_size": 50}, "kernels must be odd"),
@@ -82,9 +84,40 @@ def test_own_state_dicts_come_back(tmp_path: Path) -> None:
     )
 
 
-def test_commands_say_that_they_cannot_run_them_yet() -> None:
-    with pytest.raises(MetamixerError, match="no picture classifier"):
-        load_model("ffnet_sr_light")
+def test_shipped_weights_by_name(tmp_path: Path) -> None:
+    assert mm.list_weights("ffnet_sr_nano") == ["ffnet_sr_nano.x2"]
+    shipped = mm.create_model("ffnet_sr_nano.x2").eval()
+    state = shipped.state_dict()
+    assert shipped.scale == 2
+    assert torch.equal(load_model("ffnet_sr_nano").first.weight, state["first.weight"])
+    assert torch.equal(mm.create_model("ffnet_sr_nano", pretrained=True).first.weight, state["first.weight"])
+    assert not torch.equal(mm.create_model("ffnet_sr_nano.x2", pretrained=False).first.weight, state["first.weight"])
+    with pytest.raises(MetamixerError, match=r"unknown weights 'ffnet_sr_nano.x3'; known: ffnet_sr_nano.x2"):
+        mm.create_model("ffnet_sr_nano.x3")
+
+    chelsea = photographs(1)[0].crop((100, 50, 300, 210))
+    chelsea.save(tmp_path / "a.png")
+    found = mm.evaluate(shipped, tmp_path)
+    assert found["psnr"] > found["bicubic_psnr"] + 0.5
+
+
+def test_the_shipped_network_on_set5(tmp_path: Path) -> None:
+    archive = Path(__file__).parents[3] / "shared" / "data" / "sr.tar"
+    if not archive.exists():
+        pytest.skip("the pictures of Set5 lie in ../shared/data/sr.tar, which is not here")
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            if member.name.startswith("sr/Set5/") and member.isfile():
+                (tmp_path / Path(member.name).name).write_bytes(opened.extractfile(member).read())
+    found = mm.evaluate("ffnet_sr_nano.x2", tmp_path)
+    assert found["count"] == 5
+    assert found["bicubic_psnr"] == pytest.approx(33.68, abs=0.005)
+    assert found["psnr"] > found["bicubic_psnr"] + 3
+
+
+def test_by_name_alone_they_are_untrained(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_model("ffnet_tsf").horizon == 96
+    assert "ffnet_tsf is untrained" in caplog.text
 
 
 def test_layers_that_the_release_never_runs_are_left_out() -> None:

@@ -125,3 +125,12 @@ def test_tiles_that_make_no_sense() -> None:
     for arguments in ({"tile": 0}, {"overlap": -1}):
         with pytest.raises(MetamixerError, match="at least one pixel"):
             tiled(small(), torch.zeros(1, 3, 8, 8), **arguments)
+
+
+def test_large_first_weights_keep_the_variance() -> None:
+    torch.manual_seed(0)
+    plain, large = FFNetSR(dim=64, depth=1), FFNetSR(dim=64, depth=1, large_init=True)
+    for network, gain in ((plain, 1 / 3), (large, 1.0)):
+        weight = network.body[0].token_mixer.query.weight.detach()
+        assert float(weight.var() * 64) == pytest.approx(gain, rel=0.1)
+    assert float((large.first.weight.std() / plain.first.weight.std()).detach()) == pytest.approx(6, rel=0.1)

@@ -21,7 +21,7 @@ from metamixer.cli import main
 from metamixer.data.annotations import open_class_maps, open_objects
 from metamixer.heads.base import Detections
 from metamixer.heads.boxes import rescaled
-from metamixer.heads.mask_rcnn import MaskRCNN
+from metamixer.heads.build import HEADS
 from metamixer.tasks.dense import (
     evaluate_dense,
     gallery,
@@ -151,7 +151,7 @@ def test_windows_cover_everything(length: int, side: int, stride: int) -> None:
 def detector(coco: Path, head: str, **changes: Any) -> Detection:
     settings: dict[str, Any] = {"image_size": SIDE, "augmentation": "none", "backbone": NANO}
     arguments = () if head == "ssdlite" else SMALL
-    return Detection(str(coco), head, model_args=arguments, **{**settings, **changes})  # type: ignore[arg-type]
+    return Detection(str(coco), head, **{"model_args": arguments, **settings, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,16 @@ def test_detection_overfits_eight_pictures(
     assert len(found) >= 1
 
 
-def test_mask_rcnn_overfits_eight_pictures(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MaskRCNN, "samples", 32)  # a picture of one object needs no 512 proposals
-    monkeypatch.setattr(MaskRCNN, "train_proposals", 64)
-    task = quick_norms(detector(coco, "mask_rcnn"))
-    result = train(config(task, tmp_path / "run", epochs=4, lr=3e-3))
+@pytest.mark.parametrize(
+    ("head", "epochs"), [("mask_rcnn", 4), pytest.param("cascade_mask_rcnn", 8, marks=pytest.mark.slow)]
+)
+def test_masks_overfit_eight_pictures(
+    head: str, epochs: int, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HEADS[head].model, "train_proposals", 64)
+    few = (*SMALL, "samples=32")  # a picture of one object needs no 512 proposals
+    task = quick_norms(detector(coco, head, model_args=few))
+    result = train(config(task, tmp_path / "run", epochs=epochs, lr=3e-3))
     assert result.metrics["mAP50"] > 0.9
     assert result.metrics["mask_mAP50"] > 0.9
     model = load_dense_model(result.best)

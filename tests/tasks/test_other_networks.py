@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,90 +13,155 @@ import torch
 from PIL import Image
 from torch import nn
 
+import metamixer as mm
 from metamixer import MetamixerError
+from metamixer.cli import main
 from metamixer.models import load_model
-from metamixer.networks import about
+from metamixer.networks import NETWORKS, about, create_network, save_network
 from metamixer.tasks.other_networks import evaluate_data, predict_file
-from metamixer.train import TrainConfig, train
-from metamixer.train.recipes import get_recipe
+from metamixer.train import TrainConfig
+from metamixer.train.recipes import get_recipe, list_recipes
 
 
-def pictures(folder: Path) -> TrainConfig:
+def pictures(folder: Path) -> tuple[object, ...]:
     random = np.random.default_rng(0)
     for name in ("train/a", "train/b", "val/c"):
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(random.integers(0, 256, (30, 26, 3), dtype=np.uint8)).save(path)
-    config = get_recipe("sr_nano")
-    return replace(config, task=replace(config.task, data=str(folder), dim=4, depth=1, crop=16, repeats=2))
+    sizes = "--dim 4 --depth 1 --crop 16 --passes 2 --batch-size 2"
+    return "sr_nano", "--data", folder, *sizes.split()
 
 
-def series(folder: Path) -> TrainConfig:
+def series(folder: Path) -> tuple[object, ...]:
     lines = ["date,a,b"]
     for day in range(80):
         date = np.datetime64("2020-01-01") + day
         lines.append(f"{date},{np.sin(day)},{day % 7 + np.cos(3 * day)}")
     (folder / "s.csv").write_text("\n".join(lines))
-    config = get_recipe("exchange")
-    task = replace(
-        config.task, data=str(folder / "s.csv"), lookback=8, horizon=3, dim=4, kernel_size=5, small_kernel=3
-    )  # fmt: skip
-    return replace(config, task=task)
+    sizes = "--lookback 8 --horizon 3 --dim 4 --kernel-size 5 --small-kernel 3 --batch-size 16"
+    return "exchange", "--data", folder / "s.csv", *sizes.split()
 
 
-def scans(folder: Path) -> TrainConfig:
+def scans(folder: Path) -> tuple[object, ...]:
     random = np.random.default_rng(0)
     for name, count in (("train", 3), ("val", 2)):
         label = random.integers(0, 3, (count, 8, 16))
         xyz = random.uniform(-4, 4, (count, 3, 8, 16)).astype(np.float32)
         xyz[:, 2] = label
         np.savez(folder / f"semantickitti_{name}.npz", xyz=xyz, remission=label / 3, label=label)
-    config = get_recipe("semantickitti_samples")
-    return replace(config, task=replace(config.task, data=str(folder), classes=("low", "high"), repeats=1))
+    flags = "--classes low high --passes 1 --batch-size 2"
+    return "semantickitti_samples", "--data", folder, *flags.split()
 
 
-CASES: dict[str, tuple[Callable[[Path], TrainConfig], str, str]] = {
-    "super-resolution": (pictures, "val", "c_comparison.png"),
-    "forecasting": (series, "s.csv", "s.csv"),
-    "point clouds": (scans, "semantickitti_val.npz", "semantickitti_val_001.npy"),
+# By the task's name: what writes data and gives a recipe with its flags, data to predict, and a file that is written.
+CASES: dict[str, tuple[Callable[[Path], tuple[object, ...]], str, str]] = {
+    "super-resolution": (pictures, "val", "0001_c_comparison.png"),
+    "forecasting": (series, "s.csv", "0001_s.csv"),
+    "point clouds": (scans, "semantickitti_val.npz", "0002_semantickitti_val_001.npy"),
 }
 
 
+def run(*arguments: object) -> int:
+    """Exit code of the command, in this process."""
+    return main([str(argument) for argument in arguments])
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_from_a_recipe_to_a_prediction(case: str, tmp_path: Path) -> None:
+def test_from_a_recipe_to_a_prediction(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare, data, written = CASES[case]
-    config = replace(prepare(tmp_path), epochs=1, batch_size=2, warmup_epochs=0.0, workers=0, out=str(tmp_path / "run"))
-    if case == "forecasting":
-        config = replace(config, batch_size=16)
-    result = train(config)
-    network = load_model(result.best).eval()
-    assert np.isfinite(result.metrics[result.metric])
+    short = "--epochs 1 --warmup-epochs 0 --workers 0"
+    assert run("train", *prepare(tmp_path), *short.split(), "--out", tmp_path / "run") == 0
+    best = tmp_path / "run" / "best.safetensors"
+    header, row = (line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines())
+    trained = dict(zip(header, map(float, row), strict=True))
 
-    metrics = evaluate_data(network, tmp_path / data)
+    metrics = mm.evaluate(best, tmp_path / data)
     assert all(isinstance(value, float | int) for value in metrics.values())
+    facts = about(load_model(best))
     if case == "super-resolution":  # the others validate on other rows or in another way
-        assert metrics["psnr"] == pytest.approx(result.metrics["psnr"], abs=1e-3)
+        assert metrics["psnr"] == pytest.approx(trained["psnr"], abs=1e-3)
     elif case == "point clouds":
-        assert metrics["miou"] == pytest.approx(result.metrics["miou"])
-        assert about(network)["classes"] == ["low", "high"]
+        assert metrics["miou"] == pytest.approx(trained["miou"], abs=1e-5)
+        assert facts["classes"] == ["low", "high"]
     else:
-        assert about(network)["columns"] == ["a", "b"]
+        assert facts["columns"] == ["a", "b"]
         assert metrics["season"] == 7
+    capsys.readouterr()
+    assert run("evaluate", best, "--data", tmp_path / data) == 0
+    shown = capsys.readouterr().out
+    for name, value in metrics.items():
+        assert name in shown
+        assert (f"{value:.4f}" if isinstance(value, float) else str(value)) in shown
 
-    (tmp_path / "out").mkdir()
-    for name, made in predict_file(network, tmp_path / data):
-        assert json.dumps(made.to_dict())
-        made.save(tmp_path / "out", name)
-        assert made.draw().mode == "RGB"
+    assert run("predict", best, tmp_path / data, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / written).stat().st_size > 0
+    assert str(tmp_path / "out" / written) in "".join(capsys.readouterr().out.split("\n"))
+    said = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(said) == (2 if case == "point clouds" else 1)
+    assert run("predict", best, tmp_path / data) == 1
+    assert "name it with --out" in capsys.readouterr().err
+
+
+def test_prediction_of_one_file(tmp_path: Path) -> None:
+    scans(tmp_path)
+    series(tmp_path)
+    picture = Image.new("RGB", (20, 12), "red")
+    picture.save(tmp_path / "a.png")
+    enlarging = create_network("ffnet_sr_nano", dim=4, depth=1, scale=3)
+    assert mm.predict(enlarging, picture).picture.size == (60, 36)
+    assert mm.predict(enlarging, tmp_path / "a.png").source == str(tmp_path / "a.png")
+    forecasting = create_network("ffnet_tsf", channels=2, lookback=8, horizon=3, dim=4, kernel_size=5, small_kernel=3)
+    assert mm.predict(forecasting, tmp_path / "s.csv").values.shape == (3, 2)
+    with pytest.raises(MetamixerError, match="FFNetTSF reads files, not pictures"):
+        mm.predict(forecasting, picture)
+    points = create_network("ffnet_points_tiny", num_classes=2, in_channels=6)
+    with pytest.raises(MetamixerError, match=r"semantickitti_val.npz holds 2 scenes, not one"):
+        mm.predict(points, tmp_path / "semantickitti_val.npz")
+
+
+def test_files_that_cannot_be_read_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_network(create_network("ffnet_sr_nano", dim=4, depth=1), tmp_path / "x2.safetensors")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_text("no picture")
+    Image.new("LA", (9, 7)).save(tmp_path / "pictures" / "b.png")
+    assert run("predict", tmp_path / "x2.safetensors", tmp_path / "pictures", "--out", tmp_path / "out") == 1
+    assert "a.png cannot be read as a picture" in capsys.readouterr().err
+    with Image.open(tmp_path / "out" / "0001_b.png") as enlarged:
+        assert enlarged.size == (18, 14)
+
+
+def test_half_precision_keeps_what_the_file_says(tmp_path: Path) -> None:
+    network = create_network("ffnet_sr_nano", dim=8, depth=1, scale=4).eval()
+    save_network(network, tmp_path / "a.safetensors", {"made": "by a test"})
+    assert run("convert", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--half") == 0
+    again = load_model(tmp_path / "b.safetensors").eval()
+    assert (again.scale, about(again), again.first.weight.dtype) == (4, {"made": "by a test"}, torch.float32)
+    assert torch.equal(again.first.weight, network.first.weight.half().float())
+    sizes = [(tmp_path / name).stat().st_size for name in ("a.safetensors", "b.safetensors")]
+    assert sizes[0] - sizes[1] == pytest.approx(2 * sum(p.numel() for p in network.parameters()), abs=100)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_by_a_networks_name_names_its_recipes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", name, "--data", "d") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"metamixer: {name} is no picture classifier; recipes that train it: ")
+    for recipe in said.strip().rpartition(": ")[2].split(", "):
+        assert get_recipe(recipe).task.model == name  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_no_setting_of_a_task_is_called_as_one_of_the_loop(name: str) -> None:
+    """On the command line both stand side by side."""
+    task = get_recipe(name).task
+    assert not {f.name for f in fields(task)} & {f.name for f in fields(TrainConfig)}  # type: ignore[arg-type]
 
 
 def test_networks_of_other_kinds(tmp_path: Path) -> None:
     for use in (lambda: list(predict_file(nn.Identity(), tmp_path)), lambda: evaluate_data(nn.Identity(), tmp_path)):
         with pytest.raises(MetamixerError, match="Identity is none of FFNetSR, FFNetTSF, FFNetPoints"):
             use()
-    from metamixer.networks import create_network
-
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(MetamixerError, match="empty holds no pictures"):
@@ -104,8 +169,6 @@ def test_networks_of_other_kinds(tmp_path: Path) -> None:
 
 
 def test_a_saved_network_keeps_its_arguments_and_facts(tmp_path: Path) -> None:
-    from metamixer.networks import create_network, save_network
-
     network = create_network("ffnet_tsf", channels=2, lookback=8, horizon=3, dim=4, kernel_size=5, small_kernel=3)
     save_network(network, tmp_path / "a.safetensors", {"columns": ["x", "y"]})
     again = create_network("ffnet_tsf", tmp_path / "a.safetensors")

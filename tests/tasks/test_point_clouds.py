@@ -91,7 +91,7 @@ def test_samples_have_one_point_per_cell(data: Path) -> None:
     part = task(data, share=0.5)
     part.create_model()
     assert len(part.sample(0, None)["feat"]) < 0.6 * len(sample["feat"])
-    assert len(task(data, repeats=5)) == 15
+    assert len(task(data, passes=5)) == 15
     assert "room2" in made.describe(5)
 
 

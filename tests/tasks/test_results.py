@@ -135,6 +135,9 @@ def test_drawings_show_what_was_found() -> None:
     scale = drawn.width // SIZE[1]
     assert changed[30 * scale, 20 * scale]  # inside a mask
     assert not changed[-2:, : 5 * scale].any()  # outside everything
+    names_alone = np.abs(np.asarray(result.draw(scores=False)).astype(int) - plain).sum(2) > 30
+    assert names_alone[30 * scale, 20 * scale]
+    assert names_alone.sum() < changed.sum()  # shorter labels
     assert np.array_equal(
         np.asarray(Result(SIZE, picture=result.picture).draw().resize((80, 60)))[0, 0], (120, 130, 140)
     )

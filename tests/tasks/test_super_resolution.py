@@ -116,7 +116,7 @@ def test_pictures_smaller_than_the_crop_are_mirrored(data: Path) -> None:
 
 
 def test_repeats_lengthen_an_epoch(data: Path) -> None:
-    made = task(data, repeats=4)
+    made = task(data, passes=4)
     assert len(made) == 12
     torch.manual_seed(0)
     a = made.sample(1, None)
@@ -301,7 +301,7 @@ def test_the_sheet_shows_three_panels() -> None:
         ({"validation": "nowhere"}, "nowhere: no such file or folder"),
         ({"small": "empty"}, "holds no pictures"),
         ({"crop": 1}, "crop must be at least the scale"),
-        ({"repeats": 0}, "repeats and tile"),
+        ({"passes": 0}, "passes and tile"),
     ],
 )
 def test_folders_and_settings_that_do_not_work(

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import metamixer as mm
+from metamixer.data.image_folder import ImageFolder
 from metamixer.tasks.classification import Classification
 from metamixer.train.records import STEPS_BETWEEN_EVENTS
 
@@ -179,6 +180,35 @@ def test_optimisers_schedules_and_switches(config: mm.TrainConfig, changes: dict
     assert max(found) < 3
 
 
+def test_schedules_of_detectors_and_segmenters(config: mm.TrainConfig) -> None:
+    """MMDetection's: a tenth at epochs 8 and 11; MMSegmentation's: a power of 0.9 of what is left."""
+    from metamixer.train.optim import create_optimizer, create_schedule
+
+    def rates(**changes: Any) -> list[float]:
+        found = replace(config, epochs=12, lr=1.0, warmup_lr=0.001, warmup_epochs=0.5, **changes)
+        optimizer = create_optimizer(nn.Linear(1, 1), found)
+        schedule = create_schedule(optimizer, found, steps_per_epoch=100)
+        rates = []
+        for step in range(1200):
+            schedule.step_update(step)
+            rates.append(optimizer.param_groups[0]["lr"])
+        return rates
+
+    steps = rates(sched="multistep", sched_args=("decay_milestones=(8,11)", "decay_rate=0.1"))
+    assert [steps[i] for i in (0, 25, 50, 798, 800, 1098, 1100)] == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.1, 0.01])
+    power = rates(sched="poly", sched_args=("decay_rate=0.9",), min_lr=0.0)
+    assert [power[i] for i in (300, 600, 1199)] == pytest.approx([0.75**0.9, 0.5**0.9, (1 / 1200) ** 0.9])
+
+
+def test_pictures_kept_in_memory_give_the_same_losses(config: mm.TrainConfig) -> None:
+    config = replace(config, epochs=1)
+    read = losses(config)
+    kept = with_task(replace(config, overwrite=True), in_memory=True)
+    assert losses(kept) == read
+    assert isinstance(kept.task, Classification)
+    assert not isinstance(kept.task.train, ImageFolder)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
@@ -293,6 +323,7 @@ def test_places_names_and_data_that_do_not_fit(config: mm.TrainConfig, tmp_path:
         ("unknown optimiser 'adamx'; did you mean", dict(opt="adamx")),
         ("the optimiser adamw refuses its arguments", dict(opt_args=("speed=3",))),
         ("the schedule wsd does not fit", dict(sched="wsd", warmup_epochs=9)),
+        ("the schedule multistep does not fit", dict(sched="multistep", sched_args=("speed=3",))),
         ("--fsdp needs several processes", dict(fsdp=True, ema_decay=0.0)),
         ("--sync-bn needs GPUs", dict(sync_bn=True)),
     ]

@@ -1,17 +1,19 @@
 """Bench: how long models take, how much they compute, on which machine."""
 
-from metamixer.bench.latency import LatencyRow, bench_command, benchmark
+from metamixer.bench.command import bench_command
+from metamixer.bench.latency import RUNTIMES, LatencyReport, LatencyRow, benchmark
 from metamixer.bench.machine import Machine, this_machine
 from metamixer.bench.macs import count_macs
-from metamixer.deploy.timing import Timing, time_interleaved
+from metamixer.bench.published_top1 import published_top1
 
 __all__ = [
+    "RUNTIMES",
+    "LatencyReport",
     "LatencyRow",
     "Machine",
-    "Timing",
     "bench_command",
     "benchmark",
     "count_macs",
+    "published_top1",
     "this_machine",
-    "time_interleaved",
 ]

@@ -1,32 +1,42 @@
-"""Latency of models side by side: every model in every runtime, in turns, in one process."""
+"""Latency of models side by side: every model in every runtime, each pair in a process of its own, in turns."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
 import timm
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
-from tyro.conf import Positional, arg
 
 import metamixer.backbones  # noqa: F401  registers with timm
+from metamixer.bench.eager import EAGER
 from metamixer.bench.machine import Machine, this_machine
-from metamixer.bench.macs import count_macs
-from metamixer.data.files import replace_when_done
-from metamixer.deploy.export import TARGETS, count_parameters, target_module
+from metamixer.bench.macs import count_macs_of
+from metamixer.bench.published_top1 import published_top1
+from metamixer.deploy.export import count_parameters
 from metamixer.deploy.merge import merge
-from metamixer.deploy.timing import time_interleaved, torch_threads
+from metamixer.deploy.other_inputs import PackedClouds, example_input
+from metamixer.deploy.runtime_process import RuntimeProcess
+from metamixer.deploy.settings import PLAIN
+from metamixer.deploy.targets import TARGETS, Target, convert
+from metamixer.deploy.timing import take_turns
 from metamixer.errors import MetamixerError
+from metamixer.networks import NETWORKS, FFNetPoints, FFNetSR, FFNetTSF, create_network
 
 WARMUP = 5
+# A web page times its model itself, in the browser that opens it; PyTorch's exported program is no faster than eager.
+RUNTIMES: dict[str, Target] = {
+    "torch": EAGER,
+    **{name: target for name, target in TARGETS.items() if name not in ("torch", "web")},
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,16 @@ class LatencyRow:
     Args:
         model: its name.
         runtime: ``"torch"`` (eager) or a target of :func:`metamixer.export`.
-        image_size: side of the pictures.
+        image_size: side of the pictures; rows of a window to forecast from, points of a cloud.
         batch: pictures per call.
         threads: threads within an operator.
         parameters: after merging for inference.
         macs: multiply-accumulates of one picture, transforms included.
         median_ms, low, high: milliseconds of one call: median and quartiles.
         repeats: calls measured.
+        memory_mb: megabytes that loading and running took at most, on top of a process that has imported the runtime;
+            None where the system does not tell (all but Linux).
+        top1: ImageNet top-1 in percent that is published for the model's weights at this size; None where none is.
     """
 
     model: str
@@ -56,6 +69,35 @@ class LatencyRow:
     low: float
     high: float
     repeats: int
+    memory_mb: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What :func:`benchmark` found.
+
+    Args:
+        rows: one per model and runtime, in the order in which they were named.
+        failed: why a pair (model, runtime) has no row.
+        machine: what it was measured on.
+        load: processes that wanted to run on average in the minute before, None where the system does not tell.
+    """
+
+    rows: list[LatencyRow]
+    failed: dict[tuple[str, str], str]
+    machine: Machine
+    load: float | None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is the same for a model in every runtime."""
+
+    image_size: int
+    parameters: int
+    macs: int
+    top1: float | None
 
 
 def benchmark(
@@ -65,134 +107,128 @@ def benchmark(
     batch: int = 1,
     image_size: int | None = None,
     repeats: int = 50,
-) -> list[LatencyRow]:
+) -> LatencyReport:
     """Time models merged for inference, with random weights, on the CPU.
 
+    Each pair of model and runtime has a process of its own, pinned to as many cores as it has threads (on Linux). All
+    are loaded before the first is timed; then they take turns, and of two calls in a turn the second counts: the first
+    finds its neighbours' data in the caches, and their threads awake.
+
     Args:
-        models: names of ours or of timm's.
-        runtimes: ``"torch"`` and targets of :func:`metamixer.export`.
+        models: names of ours or of timm's; those for super-resolution, forecasting and point clouds too, the last in
+            ``"torch"`` alone.
+        runtimes: of :data:`RUNTIMES`.
         threads: threads within an operator.
         batch: pictures per call.
         image_size: side of the pictures; each model's own by default.
-        repeats: rounds, each of which calls every model once in every runtime.
+        repeats: rounds, each of which times every model once in every runtime.
 
-    Raises MetamixerError for an unknown model or runtime, a missing package, or numbers below 1.
+    Raises MetamixerError for an unknown model or runtime, a missing package, a size that a model does not take, numbers
+    below 1, and more threads than cores. A pair that cannot be exported or fails in its process is in ``failed``.
     """
-    if not models:
-        raise MetamixerError("name at least one model to time")
+    _check(models, runtimes, threads, batch, image_size, repeats)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    facts: dict[str, _Facts] = {}
+    processes: dict[tuple[str, str], RuntimeProcess] = {}
+    failed: dict[tuple[str, str], str] = {}
+    with TemporaryDirectory() as folder, ExitStack() as running:
+        for name in dict.fromkeys(models):  # each once
+            model = _create(name)
+            pictures = _pictures(model, batch, image_size)
+            facts[name] = _facts(name, model, pictures)
+            for runtime in dict.fromkeys(runtimes):
+                target = RUNTIMES[runtime]
+                path = Path(folder, f"{len(processes) + len(failed)}{target.suffix}")
+                try:
+                    convert(target, model, pictures, path, PLAIN, name)
+                    process = running.enter_context(RuntimeProcess(target, path, threads, pinned=True))
+                    process(pictures.numpy())
+                except MetamixerError as error:
+                    failed[name, runtime] = str(error)
+                else:
+                    processes[name, runtime] = process
+        timings = take_turns(
+            {pair: partial(_second_call, process) for pair, process in processes.items()}, repeats, WARMUP
+        )
+        memory = {pair: process.peak_memory() for pair, process in processes.items()}
+    rows = []
+    for (name, runtime), timing in timings.items():
+        taken = memory[name, runtime]
+        rows.append(
+            LatencyRow(
+                model=name,
+                runtime=runtime,
+                batch=batch,
+                threads=threads,
+                repeats=repeats,
+                memory_mb=None if taken is None else taken / 1e6,
+                **asdict(facts[name]),
+                **asdict(timing),
+            )
+        )
+    return LatencyReport(rows, failed, this_machine(), load)
+
+
+def _check(
+    models: Sequence[str], runtimes: Sequence[str], threads: int, batch: int, image_size: int | None, repeats: int
+) -> None:
+    for noun, names in (("model", models), ("runtime", runtimes)):
+        if not names:
+            raise MetamixerError(f"name at least one {noun}")
     for name, value in (("threads", threads), ("batch", batch), ("repeats", repeats), ("image_size", image_size)):
         if value is not None and value < 1:
             raise MetamixerError(f"{name} must be at least 1, not {value}")
+    cores = this_machine().cores
+    if threads > cores:
+        raise MetamixerError(f"{threads} threads cannot be timed on the {cores} cores that this process may use")
     for name in models:
-        if not timm.is_model(name):
-            raise MetamixerError(f"unknown model {name!r}; neither metamixer nor timm has it")
+        if name not in NETWORKS and not timm.is_model(name):
+            hint = _did_you_mean(name, [*timm.list_models(), *NETWORKS], "neither metamixer nor timm has it")
+            raise MetamixerError(f"unknown model {name!r}; {hint}")
     for runtime in runtimes:
-        if runtime not in ("torch", *TARGETS):
-            raise MetamixerError(f"unknown runtime {runtime!r}; known: torch, {', '.join(TARGETS)}")
-        if runtime != "torch":
-            target_module(runtime).check()
-
-    functions: dict[tuple[str, str], Callable[[], object]] = {}
-    facts = {}
-    with TemporaryDirectory() as folder, torch_threads(threads), torch.no_grad():
-        for name in dict.fromkeys(models):  # each once
-            model = merge(timm.create_model(name))
-            cfg: Any = model.pretrained_cfg
-            channels, _, own_size = cfg["input_size"]
-            size = image_size or own_size
-            pictures = torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
-            facts[name] = (size, count_parameters(model), count_macs(model, size, channels))
-            for runtime in runtimes:
-                functions[name, runtime] = _prepare(model, pictures, runtime, Path(folder), threads)
-        timings = time_interleaved(functions, repeats, WARMUP)
-        functions.clear()  # closes the sessions before their files go
-    rows = []
-    for (name, runtime), timing in timings.items():
-        size, parameters, macs = facts[name]
-        rows.append(
-            LatencyRow(name, runtime, size, batch, threads, parameters, macs, repeats=repeats, **asdict(timing))
-        )
-    return rows
+        if runtime not in RUNTIMES:
+            hint = _did_you_mean(runtime, RUNTIMES, f"known: {', '.join(RUNTIMES)}")
+            raise MetamixerError(f"unknown runtime {runtime!r}; {hint}")
+        module = RUNTIMES[runtime].implementation()
+        module.check()
+        if not getattr(module, "RUNS_HERE", True):
+            raise MetamixerError(f"{RUNTIMES[runtime].runtime} does not run on this machine's system")
+        if batch > 1 and getattr(module, "ONE_PICTURE", False):
+            raise MetamixerError(f"{RUNTIMES[runtime].runtime} takes one picture at a time; leave batch at 1")
 
 
-def _prepare(model: nn.Module, pictures: Tensor, runtime: str, folder: Path, threads: int) -> Callable[[], object]:
-    """A function without arguments that runs the merged model once on the pictures."""
-    if runtime == "torch":
-        return lambda: model(pictures)
-    module = target_module(runtime)
-    path = folder / f"{len(list(folder.iterdir()))}{TARGETS[runtime][1]}"
-    module.write(model, pictures, path)
-    run, array = module.load(path, threads), pictures.numpy()
-    return lambda: run(array)
+def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    near = get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
-def bench_command(
-    models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL")]],
-    *,
-    against: tuple[str, ...] = (),
-    runtimes: str = "torch,onnx",
-    threads: int = 1,
-    batch: int = 1,
-    image_size: int | None = None,
-    repeats: int = 50,
-    out: Path | None = None,
-) -> None:
-    """Time models side by side on the CPU.
-
-    Args:
-        models: models to time.
-        against: other models of timm to time in the same run, for comparison.
-        runtimes: torch, onnx, or both, separated by commas.
-        threads: threads within an operator.
-        batch: pictures per call.
-        image_size: side of the pictures in pixels; each model's own by default.
-        repeats: measured calls per model and runtime.
-        out: a .csv or .json file to write.
-    """
-    if out is not None and out.suffix not in (".csv", ".json"):
-        raise MetamixerError(f"{out}: results are written as .csv or .json")
-    if out is not None and not out.parent.is_dir():
-        raise MetamixerError(f"{out.parent}: no such folder")
-    chosen = [name.strip() for name in runtimes.split(",") if name.strip()]
-    rows = benchmark([*models, *against], chosen, threads, batch, image_size, repeats)
-    machine = this_machine()
-    console = Console()
-    console.print(latency_table(rows))
-    console.print(str(machine), style="dim", highlight=False)
-    if out is not None:
-        save_rows(rows, machine, out)
+def _create(name: str) -> nn.Module:
+    """The merged model, called with one tensor."""
+    if name not in NETWORKS:
+        return merge(timm.create_model(name))
+    network = merge(create_network(name))
+    return PackedClouds(network) if isinstance(network, FFNetPoints) else network
 
 
-def save_rows(rows: Sequence[LatencyRow], machine: Machine, path: Path) -> None:
-    """Write rows as ``.csv`` (rows alone) or ``.json`` (with the machine)."""
-    with replace_when_done(path) as temporary:
-        if path.suffix == ".json":
-            content = {"machine": asdict(machine), "rows": [asdict(row) for row in rows]}
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            return
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, asdict(rows[0]))
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+def _pictures(model: nn.Module, batch: int, image_size: int | None) -> Tensor:
+    if isinstance(model, (FFNetSR, FFNetTSF, PackedClouds)):
+        return example_input(model, batch, image_size)
+    cfg: Any = model.pretrained_cfg
+    channels, _, own = cfg["input_size"]
+    size = image_size or own
+    return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def latency_table(rows: Sequence[LatencyRow]) -> Table:
-    """The rows as a table for the terminal."""
-    first = rows[0]
-    noun = "picture" if first.batch == 1 else "pictures"
-    title = f"Milliseconds for {first.batch} {noun}, threads: {first.threads}, median of {first.repeats} (quartiles)"
-    result = Table(title=title, title_justify="left")
-    for heading in ("model", "size", "parameters", "MACs", "runtime", "median", "quartiles"):
-        left = heading in ("model", "runtime")
-        result.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for row in rows:
-        result.add_row(
-            row.model,
-            f"{row.image_size}",
-            f"{row.parameters / 1e6:.2f} M",
-            f"{row.macs / 1e6:,.0f} M",
-            row.runtime,
-            f"{row.median_ms:.2f}",
-            f"{row.low:.2f}–{row.high:.2f}",
-        )
-    return result
+def _facts(name: str, model: nn.Module, pictures: Tensor) -> _Facts:
+    size = pictures.shape[-2]
+    try:
+        macs = count_macs_of(model, pictures[:1])
+    except Exception as error:  # networks complain in their own ways
+        raise MetamixerError(f"{name} does not take pictures of {size} pixels ({error})") from error
+    return _Facts(size, count_parameters(model), macs, published_top1(name, size))
+
+
+def _second_call(process: RuntimeProcess) -> float:
+    """Milliseconds of the second of two calls."""
+    process.time_again()
+    return process.time_again()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+_RUNTIMES = ("onnxruntime", "openvino", "executorch", "ai-edge-litert", "ncnn", "coremltools")
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -28,7 +30,7 @@ def this_machine() -> Machine:
     """Describe the machine at hand."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     versions = {"Python": platform.python_version()}
-    for package in ("metamixer", "torch", "timm", "onnxruntime"):
+    for package in ("metamixer", "torch", "timm", *_RUNTIMES):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:  # an optional one

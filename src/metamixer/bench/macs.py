@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metamixer.ops import use_transform
@@ -16,12 +16,16 @@ def count_macs(model: nn.Module, image_size: int, in_chans: int = 3) -> int:
     out, so their numbers are a little smaller for models with transforms. Elementwise work is not counted.
     """
     device = next(model.parameters()).device
-    picture = torch.zeros(1, in_chans, image_size, image_size, device=device)
+    return count_macs_of(model, torch.zeros(1, in_chans, image_size, image_size, device=device))
+
+
+def count_macs_of(model: nn.Module, *inputs: Tensor) -> int:
+    """MACs of one call, counted as :func:`count_macs` does."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), use_transform("matmul"), FlopCounterMode(display=False) as counter:
-            model(picture)
+            model(*inputs)
     finally:
         model.train(was_training)
     return counter.get_total_flops() // 2

@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
+from metamixer.data.annotations import find_problems
+from metamixer.data.annotations.class_maps import locate
+from metamixer.data.annotations.find import SPLITS, find_format
 from metamixer.data.image_folder import class_folders, split_of
 from metamixer.data.pictures import decode_picture, pictures_below, read_bytes
 from metamixer.data.source import SPLIT_NAMES
@@ -41,6 +44,7 @@ class CheckReport:
         leaks: the same picture in two splits.
         contradictions: the same picture in two classes of a split.
         similar_classes: classes whose names differ in nothing but upper and lower case.
+        annotations: bad entries of boxes, masks or class maps, in folders that have such.
 
     Notes, which may be meant:
 
@@ -69,6 +73,7 @@ class CheckReport:
     leaks: list[Group] = field(default_factory=list)
     contradictions: list[Group] = field(default_factory=list)
     similar_classes: list[Group] = field(default_factory=list)
+    annotations: list[str] = field(default_factory=list)
     same_bytes: list[Group] = field(default_factory=list)
     same_pixels: list[Group] = field(default_factory=list)
     imbalance: dict[str, float] = field(default_factory=dict)
@@ -89,6 +94,7 @@ class CheckReport:
         "leaks": "pictures in two splits",
         "contradictions": "pictures in two classes",
         "similar_classes": "classes that differ in case only",
+        "annotations": "bad annotations",
     }
     NOTES: ClassVar[dict[str, str]] = {
         "same_bytes": "copies of a file in a class",
@@ -109,8 +115,8 @@ class _File(NamedTuple):
     """A picture file's place, and what was seen in it; ``error`` is set where it could not be read."""
 
     path: str
-    split: str
-    class_name: str
+    split: str = ""
+    class_name: str = ""
     error: str = ""
     length: int = 0
     digest: bytes = b""
@@ -119,16 +125,22 @@ class _File(NamedTuple):
 
 
 def check_folder(folder: str | Path, workers: int = 0) -> CheckReport:
-    """Read every picture of ``folder`` to its end and compare them all.
+    """Read every picture of ``folder`` to its end, and compare them all or look into their annotations.
 
     Args:
-        folder: ``CLASS/*.jpg``, or such folders as ``train``, ``val``, ``validation`` and ``test``.
+        folder: ``CLASS/*.jpg``, or such folders as ``train``, ``val``, ``validation`` and ``test``; or pictures with
+            boxes, masks or class maps, in a layout of :mod:`metamixer.data.annotations`.
         workers: processes that read; 0 for this one alone.
 
-    Raises MetamixerError where the folder is missing or has no class folders.
+    Raises MetamixerError where the folder is missing, or has neither class folders nor annotations.
     """
     folder = Path(folder)
     report = CheckReport(str(folder))
+    if _is_annotated(folder):
+        files = [_File(_relative(path, folder)) for path in pictures_below(folder)]
+        _measure(report, _sound(report, _read_all(folder, files, workers)))
+        report.annotations = [str(problem) for problem in find_problems(folder)]
+        return report
     splits = _splits(folder)
     todo: list[_File] = []
     for split, root in splits.items():
@@ -140,13 +152,24 @@ def check_folder(folder: str | Path, workers: int = 0) -> CheckReport:
         report.not_pictures += [_relative(path, folder) for path in _files_below(root) if path not in known]
         places = [(path, path.relative_to(root).parts) for path in pictures]
         todo += [_File(_relative(path, folder), split, parts[0]) for path, parts in places if len(parts) > 1]
-    seen = _read_all(folder, todo, workers)
-    report.corrupt = [file.error for file in seen if file.error]
-    sound = [file for file in seen if not file.error]
-    _count(report, sound)
+    sound = _sound(report, _read_all(folder, todo, workers))
+    for file in sound:
+        report.counts[file.split][file.class_name] += 1
+    _measure(report, sound)
     _compare(report, sound)
     _judge_classes(report)
     return report
+
+
+def _is_annotated(folder: Path) -> bool:
+    """Whether there are boxes, masks or class maps beside the pictures."""
+    if any(locate(folder, names) for names in (*SPLITS.values(), ())):
+        return True
+    try:
+        find_format(folder)
+    except MetamixerError:
+        return False
+    return True
 
 
 def _splits(folder: Path) -> dict[str, Path]:
@@ -190,9 +213,13 @@ class _Reader(Dataset[_File]):
         return file._replace(length=len(data), digest=digest, pixels=pixels, size=size)
 
 
-def _count(report: CheckReport, files: list[_File]) -> None:
-    for file in files:
-        report.counts[file.split][file.class_name] += 1
+def _sound(report: CheckReport, files: list[_File]) -> list[_File]:
+    """The files that can be read; the others are reported."""
+    report.corrupt = [file.error for file in files if file.error]
+    return [file for file in files if not file.error]
+
+
+def _measure(report: CheckReport, files: list[_File]) -> None:
     sizes = Counter(f"{width} × {height}" for width, height in (file.size for file in files))
     report.sizes = dict(sizes.most_common())
     report.small = [file.path for file in files if min(file.size) < SMALL]

@@ -57,10 +57,11 @@ class Check:
     """Read every picture of a folder and report what would stop or spoil a training.
 
     Exits with 1 for corrupt pictures, empty or unknown classes, a training split of one class, the same picture in two
-    splits or two classes, and class names that differ in case only; with 0 otherwise.
+    splits or two classes, class names that differ in case only, and bad annotations; with 0 otherwise.
 
     Args:
-        folder: CLASS/*.jpg, or such folders as train, val, validation and test.
+        folder: CLASS/*.jpg, or such folders as train, val, validation and test; or pictures with boxes, masks or class
+            maps (COCO, VOC, YOLO, ADE20K, Cityscapes).
         workers: processes that read pictures, 0 for none; by default from the machine.
         json: write the whole report to this file.
     """
@@ -91,19 +92,14 @@ def data_command(
 
 
 def _show(report: CheckReport, console: Console) -> None:
-    splits = list(report.counts)
-    table = Table("class", *(split or "pictures" for split in splits))
-    classes = sorted({name for counts in report.counts.values() for name in counts})
-    for name in classes[:CLASSES_SHOWN]:
-        table.add_row(name, *(str(report.counts[split].get(name, "")) for split in splits))
-    if len(classes) > CLASSES_SHOWN:
-        table.add_row(f"… {len(classes) - CLASSES_SHOWN} more", *("" for _ in splits))
-    table.add_row(
-        f"{len(classes)} classes", *(str(sum(report.counts[split].values())) for split in splits), style="bold"
-    )
-    console.print(table)
+    if report.counts:  # none where the pictures have annotations instead of classes
+        console.print(_classes(report))
     common = ", ".join(f"{size} ({count})" for size, count in list(report.sizes.items())[:SHOWN])
-    print(f"sides {report.shortest} to {report.longest} pixels, {report.bytes / 1e6:.1f} MB; commonest: {common}")
+    pictures = sum(report.sizes.values())
+    print(
+        f"{pictures} pictures, sides {report.shortest} to {report.longest} pixels, {report.bytes / 1e6:.1f} MB;"
+        f" commonest: {common}"
+    )
     for kind, titles in (("problem", report.PROBLEMS), ("note", report.NOTES)):
         for name, title in titles.items():
             found = getattr(report, name)
@@ -114,6 +110,21 @@ def _show(report: CheckReport, console: Console) -> None:
                 if len(found) > SHOWN:
                     print(f"  … {len(found) - SHOWN} more")
     print("nothing would stop or spoil a training" if report.ok else "a training would stop or be spoilt")
+
+
+def _classes(report: CheckReport) -> Table:
+    """Pictures by class and split."""
+    splits = list(report.counts)
+    table = Table("class", *(split or "pictures" for split in splits))
+    classes = sorted({name for counts in report.counts.values() for name in counts})
+    for name in classes[:CLASSES_SHOWN]:
+        table.add_row(name, *(str(report.counts[split].get(name, "")) for split in splits))
+    if len(classes) > CLASSES_SHOWN:
+        table.add_row(f"… {len(classes) - CLASSES_SHOWN} more", *("" for _ in splits))
+    table.add_row(
+        f"{len(classes)} classes", *(str(sum(report.counts[split].values())) for split in splits), style="bold"
+    )
+    return table
 
 
 def _lines(found: Sequence[str | tuple[str, ...]] | dict[str, float]) -> list[str]:

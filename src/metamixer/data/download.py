@@ -10,7 +10,11 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from metamixer.errors import MetamixerError
 
@@ -45,13 +49,23 @@ def download(url: str, name: str, size: int | None = None, sha256: str | None = 
         return target
     part = target.with_name(f"{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        announced = _fetch(url, part)
-        _check(url, part, size if size is not None else announced, {"sha256": sha256, "md5": md5})
-        part.replace(target)
+        with one_process(target):
+            if target.is_file() and (size is None or target.stat().st_size == size):  # while this one waited
+                return target
+            announced = _fetch(url, part)
+            _check(url, part, size if size is not None else announced, {"sha256": sha256, "md5": md5})
+            part.replace(target)
     except OSError as error:  # those of the network were caught where they arose
         raise MetamixerError(f"{target} cannot be written ({error.strerror or error})") from None
     return target
+
+
+@contextmanager
+def one_process(target: Path) -> Iterator[None]:
+    """One process at a time writes ``target``, whose folder is made: those of a distributed run start together."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f"{target.name}.lock")):
+        yield
 
 
 def _fetch(url: str, part: Path) -> int | None:

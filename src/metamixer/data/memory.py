@@ -23,7 +23,10 @@ def keep_in_memory(pictures: Pictures, limit: int = 1 << 30, workers: int = 0) -
         limit: bytes; a picture takes three times its width times its height.
         workers: processes that decode.
     """
-    loader = DataLoader(_Pixels(pictures), batch_size=64, num_workers=workers, collate_fn=list)
+    # With a generator of its own: a DataLoader draws a number from the global one, and models would begin differently.
+    loader = DataLoader(
+        _Pixels(pictures), batch_size=64, num_workers=workers, collate_fn=list, generator=torch.Generator()
+    )
     decoded: list[Tensor | None] = []
     for batch in loader:
         decoded += batch

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from metamixer.data.download import cache_folder, download
+from metamixer.data.download import cache_folder, download, one_process
 from metamixer.data.files import make_folder
 from metamixer.data.pictures import EXTENSIONS, decode_picture
 from metamixer.data.source import SPLIT_NAMES, Pictures, Split
@@ -216,11 +216,17 @@ def _local(shard: str) -> Path:
 
 def _copy(address: str, target: Path) -> Path:
     """``address``, read through fsspec, as ``target``; a copy that broke off is gone on with."""
+    if not target.is_file():
+        make_folder(target.parent)
+        with one_process(target):
+            if not target.is_file():  # while this one waited
+                _copy_now(address, target)
+    return target
+
+
+def _copy_now(address: str, target: Path) -> None:
     import fsspec
 
-    if target.is_file():
-        return target
-    make_folder(target.parent)
     part = target.with_name(f"{target.name}.part")
     try:
         system, path = fsspec.core.url_to_fs(address)
@@ -239,4 +245,3 @@ def _copy(address: str, target: Path) -> Path:
     if size is not None and part.stat().st_size != size:
         raise MetamixerError(f"{address} broke off; run the same command again to go on with it")
     part.replace(target)
-    return target

@@ -125,7 +125,10 @@ def _collate(samples: list[Any]) -> Any:
 
 def check_readable(pictures: Pictures, workers: int = 0) -> None:
     """Read every picture. Raises MetamixerError that counts those that cannot be read and names the first."""
-    loader = DataLoader(_Faults(pictures), batch_size=64, num_workers=workers, collate_fn=list)
+    # With a generator of its own, so that a run that checks first is the run that does not.
+    loader = DataLoader(
+        _Faults(pictures), batch_size=64, num_workers=workers, collate_fn=list, generator=torch.Generator()
+    )
     faults = [fault for batch in loader for fault in batch if fault is not None]
     if faults:
         raise MetamixerError(f"{len(faults)} of {len(pictures)} pictures cannot be read; the first: {faults[0]}")

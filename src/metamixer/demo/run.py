@@ -123,7 +123,7 @@ def make_demo(out: str | Path, weights: Mapping[str, Embedded] | None = None, re
 
     Args:
         out: folder for ``report.html``, ``report.png``, ``report.json`` and one ONNX file per model.
-        weights: checkpoints by name; by default those shipped with the package.
+        weights: classifiers' checkpoints by name; by default those shipped with the package.
         repeats: rounds of timing.
 
     Raises MetamixerError where there are no weights, a package of the ``demo`` extra is missing, ``out`` cannot be
@@ -133,7 +133,8 @@ def make_demo(out: str | Path, weights: Mapping[str, Embedded] | None = None, re
     from metamixer.demo.page import render_page
 
     folder = make_folder(out)
-    weights = embedded_weights() if weights is None else weights
+    if weights is None:
+        weights = {name: shipped for name, shipped in embedded_weights().items() if shipped.metadata.classes}
     if not weights:
         raise MetamixerError("no weights are shipped with this installation of metamixer, so the demo has no models")
     onnx.check()

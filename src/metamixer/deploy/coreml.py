@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FIXED = "flexible shapes keep a program off the neural engine"
 REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
+RUNS_ON = ("coremltools",)
 RUNS_HERE = sys.platform == "darwin"
 
 # Apple publishes no list of what its neural engine takes. These are the operations of an ML program that Apple's own

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FIXED = "memory is planned ahead of time, for one picture of one size"
 REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
+RUNS_ON = ("torch", "executorch.runtime", "executorch.extension.pybindings.portable_lib")
 
 
 def check() -> None:

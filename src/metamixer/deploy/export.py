@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +19,10 @@ from tyro.conf import Positional, arg
 from metamixer.data.files import make_folder
 from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.deploy.artefact import artefact, size_in_bytes
+from metamixer.deploy.dense import export_dense
 from metamixer.deploy.graph import WithPreprocessing
 from metamixer.deploy.merge import merge
+from metamixer.deploy.other_inputs import other_source
 from metamixer.deploy.pictures import CHECKED, Picture, open_all, photographs, pictures_in, synthetic
 from metamixer.deploy.quiet import quiet
 from metamixer.deploy.report import (
@@ -35,10 +36,12 @@ from metamixer.deploy.report import (
 )
 from metamixer.deploy.runtime_process import RuntimeProcess
 from metamixer.deploy.settings import PRECISIONS, Precision, Settings
-from metamixer.deploy.targets import TARGETS, target_module
-from metamixer.deploy.timing import torch_threads
+from metamixer.deploy.targets import TARGETS, convert, target_module
+from metamixer.deploy.timing import milliseconds, take_turns, torch_threads
 from metamixer.errors import MetamixerError
-from metamixer.models import class_names, load_model
+from metamixer.heads.base import DenseModel
+from metamixer.models import class_names
+from metamixer.tasks.dense import load_any_model
 
 __all__ = ["TARGETS", "count_parameters", "export", "export_command", "target_module"]
 
@@ -72,7 +75,7 @@ def export(
             path of a checkpoint.
         target: runtime, one of :data:`TARGETS`.
         path: artefact to write; by default the model's name in the working folder. The report goes beside it as JSON.
-        image_size: side of the input in pixels; by default the model's own.
+        image_size: side of the input in pixels; by default the model's own, 64 for super-resolution.
         weights: ``"fp32"``, ``"fp16"`` or ``"int8"``; what the last two mean for a runtime, its module says.
         sizes: smallest and largest side that the artefact shall take, in place of one size.
         dynamic_batch: accept any number of pictures at once instead of one.
@@ -94,13 +97,22 @@ def export(
     _check_options(target, settings, image_size, calibration)
     if not isinstance(model, nn.Module):
         model, name = _load(model, name)
+    if isinstance(model, DenseModel):
+        if target != "onnx" or sizes or softmax:
+            raise MetamixerError("detectors and segmenters are exported to onnx alone, in one size, without softmax")
+        return export_dense(
+            model, path, image_size, weights=weights, dynamic_batch=dynamic_batch, normalise=normalise,
+            pictures=pictures, repeats=repeats, name=name,
+        )  # fmt: skip
     name = name or model_name(model)
     path = Path(path if path is not None else f"{name}{TARGETS[target].suffix}")
     if getattr(module, "WHOLE", False):
         normalise = softmax = True
-    source = _Source(model, name, normalise, softmax)
+    source = other_source(model, name, normalise or softmax, weights == "int8") or _Source(
+        model, name, normalise, softmax
+    )
     inputs = source.inputs(_first_size(source, image_size, sizes), pictures, CHECKED)
-    size = inputs.shape[-1]
+    size = source.size(inputs)
     more = {s: source.inputs(s, pictures, _OTHER_SIZES) for s in _sizes_between(sizes) if s != size}
     if weights == "int8":
         calibrating = source.inputs(size, calibration, _CALIBRATION)
@@ -114,14 +126,13 @@ def export(
     if unmerged.max_relative > TOLERANCE:
         raise MetamixerError(f"merging {name} changes its logits by {unmerged.max_relative:.1e} of the largest")
 
-    output = "probabilities" if softmax else "logits"
-    settings = Settings(**{**vars(settings), "metadata": source.metadata(size, sizes), "output": output})
+    settings = Settings(**{**vars(settings), "metadata": source.metadata(size, sizes), "output": source.output})
     found, load_ms, torch_ms, runtime_ms = _NOT_RUN, None, None, None
     with artefact(path) as temporary:
-        written = _write(target, merged, inputs[:1], temporary, settings, name)
+        written = convert(TARGETS[target], merged, inputs[:1], temporary, settings, name)
         ran = getattr(module, "RUNS_HERE", True)
         if ran:
-            with RuntimeProcess(target, temporary) as runtime:
+            with RuntimeProcess(TARGETS[target], temporary) as runtime:
                 load_ms = runtime.load_ms
                 found = agreement(reference, _outputs(runtime, inputs, dynamic_batch))
                 for other in more.values():
@@ -146,7 +157,7 @@ def export(
         checked_sizes=sorted({size, *more}),
         max_abs_difference=found.max_abs,
         max_relative_difference=found.max_relative,
-        top1_agreement=found.top1,
+        top1_agreement=found.top1 if source.classifies else float("nan"),
         parameters_before=count_parameters(model),
         parameters_after=count_parameters(merged),
         merge_difference=unmerged.max_relative,
@@ -234,9 +245,10 @@ def export_command(
 
 
 def model_name(model: nn.Module) -> str:
-    """Architecture of a timm model, else the name of its class."""
+    """Architecture of one of our networks or a timm model, else the name of its class."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    return cfg.get("architecture") or type(model).__name__.lower()
+    made_by: Any = getattr(model, "made_by", None)  # of the networks that timm does not know
+    return cfg.get("architecture") or (made_by[0] if made_by else type(model).__name__.lower())
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -246,11 +258,14 @@ def count_parameters(model: nn.Module) -> int:
 class _Source:
     """A model to be exported: what goes in, how the graph begins and ends, and what its user must know."""
 
+    classifies = True
+
     def __init__(self, model: nn.Module, name: str, normalise: bool, softmax: bool) -> None:
         self.model = model
         self.name = name
         self.normalise = normalise
         self.softmax = softmax
+        self.output = "probabilities" if softmax else "logits"
         self.cfg = getattr(model, "pretrained_cfg", None)
         self.channels = getattr(model, "in_chans", self.cfg["input_size"][0] if self.cfg else 3)
         if normalise and (self.cfg is None or self.channels != len(self.cfg["mean"])):
@@ -280,6 +295,10 @@ class _Source:
         pixels = torch.stack([transform(picture) for picture in opened])
         return pixels.float() if self.normalise else preprocessing.normalise(pixels)
 
+    def size(self, inputs: Tensor) -> int:
+        """Side of the pictures."""
+        return inputs.shape[-1]
+
     def metadata(self, size: int, sizes: tuple[int, int] | None) -> dict[str, str]:
         """As text: architecture, classes, preprocessing, what goes in and what comes out."""
         metadata = {
@@ -287,7 +306,7 @@ class _Source:
             "architecture": self.name,
             "image_size": str(size) if sizes is None else f"{sizes[0]}-{sizes[1]}",
             "input": "RGB, 0 to 255" if self.normalise else "normalised",
-            "output": "probabilities" if self.softmax else "logits",
+            "output": self.output,
         }
         if self.cfg is not None:
             metadata["preprocessing"] = json.dumps(asdict(Preprocessing.of(self.cfg, size)))
@@ -300,7 +319,7 @@ class _Source:
 
 def _load(model: str | Path, name: str | None = None) -> tuple[nn.Module, str]:
     """A model by name or checkpoint, and what to call it."""
-    loaded = load_model(model)
+    loaded = load_any_model(model)
     return loaded, name or (model_name(loaded) if Path(model).is_file() else str(model))
 
 
@@ -326,7 +345,7 @@ def _check_options(
         raise MetamixerError(f"image_size must be at least 1, not {image_size}")
 
 
-def _first_size(source: _Source, image_size: int | None, sizes: tuple[int, int] | None) -> int | None:
+def _first_size(source: Any, image_size: int | None, sizes: tuple[int, int] | None) -> int | None:
     """The size that is timed and compared on all pictures; None for the model's own."""
     if image_size is not None or sizes is None:
         return image_size
@@ -343,18 +362,6 @@ def _sizes_between(sizes: tuple[int, int] | None) -> list[int]:
     return sorted({low, high, *(min(size | 1, high) for size in between)})
 
 
-def _write(target: str, model: nn.Module, example: Tensor, path: Path, settings: Settings, name: str) -> str:
-    try:
-        with quiet():
-            return target_module(target).write(model, example, path, settings)
-    except (MetamixerError, OSError):
-        raise
-    except Exception as error:  # converters raise nearly anything
-        reason = " ".join(str(error).split()) or "no reason given"
-        reason = reason if len(reason) <= 300 else f"{reason[:300]} …"
-        raise MetamixerError(f"{name} cannot be exported to {target} ({type(error).__name__}: {reason})") from error
-
-
 @torch.no_grad()
 def _outputs(model: Any, inputs: Tensor, together: bool = False) -> np.ndarray:
     """Outputs of PyTorch or of a runtime on the CPU, for all pictures together or one at a time."""
@@ -366,16 +373,12 @@ def _outputs(model: Any, inputs: Tensor, together: bool = False) -> np.ndarray:
 
 @torch.inference_mode()
 def _latencies(model: nn.Module, runtime: RuntimeProcess, example: Tensor, repeats: int) -> tuple[float, float]:
-    """Median milliseconds of PyTorch and of the runtime, called in turns after three rounds that do not count."""
+    """Median milliseconds of PyTorch and of the runtime, in turns."""
     runtime(example.numpy())
-    ours, theirs = [], []
     with torch_threads(1):
-        for _ in range(3 + repeats):
-            started = time.perf_counter()
-            model(example)
-            ours.append(1e3 * (time.perf_counter() - started))
-            theirs.append(runtime.time_again())
-    return statistics.median(ours[3:]), statistics.median(theirs[3:])
+        ours = partial(milliseconds, partial(model, example))
+        timings = take_turns({"torch": ours, "runtime": runtime.time_again}, repeats)
+    return timings["torch"].median_ms, timings["runtime"].median_ms
 
 
 def _divergence(module: Any, model: nn.Module, example: Tensor, path: Path, settings: Settings) -> str:

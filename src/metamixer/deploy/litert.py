@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FIXED = "the converter keeps one picture of one size"
 REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
+RUNS_ON = ("ai_edge_litert.interpreter",)
 
 
 def check() -> None:

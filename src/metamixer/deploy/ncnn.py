@@ -24,6 +24,8 @@ REFUSES = {
     "sizes": _FIXED,
     "int8": "ncnn quantises with ncnn2table and ncnn2int8, which its Python package does not bring along",
 }
+RUNS_ON = ("ncnn",)
+ONE_PICTURE = True
 
 
 def check() -> None:

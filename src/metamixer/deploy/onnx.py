@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OPSET = 20  # the first with Gelu as one operator; ONNX Runtime 1.17 and newer run it
 REFUSES: dict[str, str] = {}
+RUNS_ON = ("onnxruntime",)
 
 # Quantised to integers: the layers that hold nearly all weights. Products with the transforms' matrices stay in
 # float32, because a spectrum's range, mean against high frequencies, is far wider than eight bits.

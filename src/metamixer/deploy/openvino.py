@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 REFUSES: dict[str, str] = {}
+RUNS_ON = ("openvino",)
 
 
 def check() -> None:

@@ -78,7 +78,7 @@ class ExportReport:
         target: runtime it is for.
         path: the artefact.
         model: architecture, with the tag of its weights where it has one.
-        image_size: side of the input in pixels.
+        image_size: side of the input in pixels; of a forecasting network its lookback.
         weights: number format of the weights.
         format: the artefact's format, and what is to be said of it.
         ran: whether its runtime exists on this machine; else nothing was compared or timed.
@@ -87,7 +87,7 @@ class ExportReport:
         checked_sizes: sides of the inputs on which it was compared.
         max_abs_difference: largest difference of a logit from merged PyTorch in float32; NaN where it could not run.
         max_relative_difference: the same, as a share of the largest logit's magnitude.
-        top1_agreement: share of pictures with the same first class, 0 to 1; NaN where it could not run.
+        top1_agreement: share of pictures with the same first class, 0 to 1; NaN where it could not run, or names none.
         parameters_before: parameters of the trained model.
         parameters_after: parameters after merging.
         merge_difference: largest change of a logit by merging, as a share of the largest logit's magnitude.
@@ -153,7 +153,7 @@ def table(reports: Sequence[ExportReport]) -> Table:
             f"{r.size_bytes / 1e6:.2f} MB",
             f"{r.parameters_before / 1e6:.3f} → {r.parameters_after / 1e6:.3f} M",
             difference if r.ran else "not run here",
-            f"{r.top1_agreement:.0%} of {r.count}" if r.ran else "–",
+            "–" if r.top1_agreement != r.top1_agreement else f"{r.top1_agreement:.0%} of {r.count}",
             _milliseconds(r.load_ms),
             _milliseconds(r.latency_torch_ms),
             _milliseconds(r.latency_runtime_ms),

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from metamixer.deploy.targets import TARGETS
+from metamixer.deploy.targets import Target
+from metamixer.deploy.worker import AGAIN, MEMORY
 from metamixer.errors import MetamixerError
 
 _LAST_LINES = 3
@@ -24,24 +25,28 @@ class RuntimeProcess:
     """An artefact loaded in its runtime, in another process; use it as a context manager.
 
     Args:
-        target: one of :data:`metamixer.deploy.targets.TARGETS`.
+        target: one of :data:`metamixer.deploy.targets.TARGETS`, or another that has ``check`` and ``load``.
         path: the artefact.
         threads: threads within an operator.
+        pinned: keep the process on the first ``threads`` of the cores that this one may use, where the system can
+            (Linux); ``taskset`` chooses others for both.
 
     Calling it with a float32 array gives the outputs. Raises MetamixerError, with the last lines that the process
     wrote, where it fails or dies, there or at the start.
     """
 
-    def __init__(self, target: str, path: Path, threads: int = 1) -> None:
-        self.target = target
+    def __init__(self, target: Target, path: Path, threads: int = 1, pinned: bool = False) -> None:
+        self._runtime = target.runtime
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "metamixer.deploy.worker", target, str(path), str(threads)],
+            [sys.executable, "-m", "metamixer.deploy.worker", target.module, str(path), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
+        if pinned and hasattr(os, "sched_setaffinity"):  # its threads are born later and inherit this
+            os.sched_setaffinity(self._process.pid, sorted(os.sched_getaffinity(0))[:threads])
         try:
             self.load_ms: float = self._receive()
         except BaseException:
@@ -63,11 +68,19 @@ class RuntimeProcess:
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         self._send(np.ascontiguousarray(pictures))
-        return self._receive()[0]
+        return self._receive()
 
     def time_again(self) -> float:
         """Milliseconds of one more call with the last pictures, measured in the other process."""
-        self._send(None)
+        self._send(AGAIN)
+        return self._receive()
+
+    def peak_memory(self) -> int | None:
+        """The most bytes that loading and running have taken so far, on top of the process with the runtime's library.
+
+        None where the system does not tell (all but Linux).
+        """
+        self._send(MEMORY)
         return self._receive()
 
     def _send(self, request: Any) -> None:
@@ -92,4 +105,4 @@ class RuntimeProcess:
         said = " | ".join(line.strip() for line in lines if line.strip())
         said = " | ".join(said.split(" | ")[-_LAST_LINES:]) or "nothing"
         how = f"crashed with signal {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-        return MetamixerError(f"{TARGETS[self.target].runtime} {how}; its last lines: {said}")
+        return MetamixerError(f"{self._runtime} {how}; its last lines: {said}")

@@ -3,19 +3,34 @@
 A target is one module with
 
 - ``REFUSES``: what it cannot write, from the name of an option to the reason in one sentence;
+- ``RUNS_ON``: the modules that a process imports to run an artefact;
 - ``check()``, which raises MetamixerError where its packages are missing;
 - ``write(model, example, path, settings) -> str``, which writes one artefact (a file, or a folder where the format is
   one) and returns the format's name and what is to be said of it;
 - ``load(path, threads) -> Runtime``, which opens an artefact as a function from float32 ``B × C × H × W`` to float32.
+
+Some also say more about themselves:
+
+- ``RUNS_HERE = False`` on machines that can write the artefact but not run it;
+- ``ONE_PICTURE = True`` where a call takes one picture, however many the artefact was written for;
+- ``WHOLE = True`` where normalisation and softmax always belong into the graph;
+- ``first_divergence(model, example, path, settings, tolerance)``, which names the layer where an artefact leaves
+  PyTorch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metamixer.deploy.quiet import quiet
+from metamixer.deploy.settings import Settings
 from metamixer.errors import MetamixerError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Target(NamedTuple):
@@ -25,6 +40,10 @@ class Target(NamedTuple):
     suffix: str
     runtime: str
     extra: str | None
+
+    def implementation(self) -> Any:
+        """The target's module."""
+        return import_module(self.module)
 
 
 TARGETS = {
@@ -43,7 +62,22 @@ def target_module(target: str) -> Any:
     """The module of a target. Raises MetamixerError, naming the known ones, for an unknown target."""
     if target not in TARGETS:
         raise MetamixerError(f"unknown export target {target!r}; known: {', '.join(TARGETS)}")
-    return import_module(TARGETS[target].module)
+    return TARGETS[target].implementation()
+
+
+def convert(target: Target, model: nn.Module, example: Tensor, path: Path, settings: Settings, name: str) -> str:
+    """The target's ``write``, silent, with whatever a converter raises as a MetamixerError that names the model."""
+    try:
+        with quiet():
+            return target.implementation().write(model, example, path, settings)
+    except (MetamixerError, OSError):
+        raise
+    except Exception as error:  # converters raise nearly anything
+        reason = " ".join(str(error).split()) or "no reason given"
+        reason = reason if len(reason) <= 300 else f"{reason[:300]} …"
+        raise MetamixerError(
+            f"{name} cannot be exported to {target.runtime} ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def require(target: str, *packages: str) -> None:

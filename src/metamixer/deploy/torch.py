@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 REFUSES = {"int8": "PyTorch runs a quantised program as float arithmetic; take onnx, executorch or litert for int8"}
+RUNS_ON = ("torch",)
 
 
 def check() -> None:

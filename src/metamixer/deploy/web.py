@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 _FIXED = "the page feeds one picture of one size"
 REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
+RUNS_ON = onnx.RUNS_ON
 WHOLE = True  # the page gives pixels and takes probabilities: normalisation and softmax are in the graph
 
 VERSION = "1.27.0"
 SHA512 = "ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBWD6MOGExswFAx3up4NS/vvWBOg2u2PXomDt3rMmdQSg=="
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
 PLACE = "METAMIXER_ONNXRUNTIME_WEB"  # environment variable that names the package's file
-_RUNTIME_FILES = (
-    "ort.wasm.min.js",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
+_WASM_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_WEBGPU_FILES = (
     "ort.webgpu.min.js",
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
 _PAGE_FILES = ("index.html", "page.css", "page.js")
+_MODEL_FILES = ("model.json", "model.onnx")
 
 
 def check() -> None:
@@ -62,9 +62,10 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     for name in _PAGE_FILES:
         (path / name).write_bytes((page / name).read_bytes())
     worker = (page / "offline.js").read_text(encoding="utf-8").replace("VERSION", uuid.uuid4().hex)
+    worker = worker.replace('"FILES"', json.dumps(["./", *_PAGE_FILES, *_MODEL_FILES, *_WASM_FILES]))
     (path / "offline.js").write_text(worker, encoding="utf-8")
     with tarfile.open(package) as archive:
-        for name in _RUNTIME_FILES:
+        for name in (*_WASM_FILES, *_WEBGPU_FILES):
             content = archive.extractfile(f"package/dist/{name}")
             assert content is not None
             (path / name).write_bytes(content.read())

@@ -44,13 +44,13 @@ class ProposalHead(nn.Module):
 class BoxHead(nn.Module):
     """``R × in × 7 × 7`` to ``R × (classes + 1)`` logits, the background last, and ``R × 4·classes`` deltas."""
 
-    def __init__(self, channels: int, num_classes: int, convs: int, layers: int) -> None:
+    def __init__(self, channels: int, num_classes: int, convs: int, layers: int, hidden: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(*(ConvNorm(channels, channels, 3, act=nn.ReLU()) for _ in range(convs)))
-        linear = [nn.Linear(1024 if i else channels * BOX_SIDE**2, 1024) for i in range(layers)]
+        linear = [nn.Linear(hidden if i else channels * BOX_SIDE**2, hidden) for i in range(layers)]
         self.layers = nn.ModuleList(linear)
-        self.classifier = nn.Linear(1024, num_classes + 1)
-        self.regressor = nn.Linear(1024, num_classes * 4)
+        self.classifier = nn.Linear(hidden, num_classes + 1)
+        self.regressor = nn.Linear(hidden, num_classes * 4)
         for layer in linear:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -115,16 +115,16 @@ class MaskRCNN(DenseModel):
         channels: width of pyramid and heads.
         stds: units of the box deltas, one tuple for each stage.
         convs, layers: 3×3 convolutions and linear layers of each box head.
+        hidden: width of those linear layers.
         score_threshold, overlap, limit: of the final choice: only scores above the threshold, suppressed at this
             overlap per class, the best of all.
         proposals, proposal_overlap: most proposals of each level and of a picture, and their overlap.
+        samples: proposals of a picture that each box head learns from.
     """
 
     # Numbers of the training, by the configurations of the releases; the cascade has its own.
     train_proposals: ClassVar[int] = 1000
     """Most proposals of a picture in training (2000 of each level)."""
-    samples: ClassVar[int] = 512
-    """Proposals of a picture that each box head learns from."""
     anchors_outside: ClassVar[bool] = True
     """Whether anchors that reach out of the picture are learnt from."""
     positive_from: ClassVar[tuple[float, ...]] = (0.5,)
@@ -143,11 +143,13 @@ class MaskRCNN(DenseModel):
         stds: Sequence[Stds] = ((0.1, 0.1, 0.2, 0.2),),
         convs: int = 0,
         layers: int = 2,
+        hidden: int = 1024,
         score_threshold: float = 0.05,
         overlap: float = 0.5,
         limit: int = 100,
         proposals: int = 1000,
         proposal_overlap: float = 0.7,
+        samples: int = 512,
     ) -> None:
         super().__init__(backbone, num_classes)
         self.stds = stds
@@ -155,10 +157,11 @@ class MaskRCNN(DenseModel):
         self.classifiers = tuple(part.format(i) for i in range(len(stds)) for part in parts)
         self.score_threshold, self.overlap, self.limit = score_threshold, overlap, limit
         self.proposals, self.proposal_overlap = proposals, proposal_overlap
+        self.samples = samples
         self.places, widths = levels_at(backbone, ROI_STRIDES)
         self.neck = FeaturePyramid(widths, channels, len(STRIDES))
         self.proposal_head = ProposalHead(channels)
-        self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, convs, layers) for _ in stds)
+        self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, convs, layers, hidden) for _ in stds)
         self.mask_heads = nn.ModuleList(MaskHead(channels, num_classes) for _ in stds)
 
     def forward_raw(self, x: Tensor) -> tuple[Tensor, ...]:

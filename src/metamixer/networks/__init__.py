@@ -49,7 +49,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     ),
     "ffnet_sr": partial(FFNetSR, depth=48),
     "ffnet_sr_light": FFNetSR,
-    "ffnet_sr_nano": partial(FFNetSR, dim=32, depth=8),
+    "ffnet_sr_nano": partial(FFNetSR, dim=32, depth=8, large_init=True),
     "ffnet_tsf": FFNetTSF,
 }
 

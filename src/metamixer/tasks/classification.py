@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +18,17 @@ from torch.utils.data import default_collate
 from torchvision.transforms.v2.functional import to_dtype
 
 from metamixer.backbones.base import DistilledHead
+from metamixer.data.memory import keep_in_memory
 from metamixer.data.mixing import mix
-from metamixer.data.source import SPLIT_NAMES, BadPictures, PictureLoader, Pictures, open_pictures
+from metamixer.data.source import (
+    SPLIT_NAMES,
+    BadPictures,
+    PictureLoader,
+    Pictures,
+    Split,
+    default_workers,
+    open_pictures,
+)
 from metamixer.data.transforms import (
     Interpolation,
     Policy,
@@ -57,6 +65,7 @@ class Classification(Task):
             folder or addresses of tar shards, or ``hf://OWNER/NAME``.
         bad_pictures: what an unreadable picture does: "raise" when it is reached, "skip" it (they are listed at the
             end), or "check": read all of them first.
+        in_memory: decode all pictures once and keep them, where they take less than 1 GiB: faster for tiny ones.
         image_size: side of the pictures; the model's own by default.
         crop_scale: share of the picture's area that random crops keep, from and to.
         crop_ratio: the crops' width divided by their height, from and to.
@@ -90,6 +99,7 @@ class Classification(Task):
     model: str
     data: str = ""
     bad_pictures: BadPictures = "raise"
+    in_memory: bool = False
     image_size: int | None = None
     crop_scale: tuple[float, float] = (0.35, 1.0)
     crop_ratio: tuple[float, float] = (0.8, 1.25)
@@ -136,14 +146,24 @@ class Classification(Task):
     def open(self) -> None:
         if not self.data:
             raise MetamixerError("the folder of pictures is not given: set data")
-        workers = default_workers() if self.workers is None else self.workers
-        self.train = open_pictures(self.data, "train", bad=self.bad_pictures, workers=workers)
+        self.train = self.open_split("train")
         self.classes = self.train.classes
         if len(self.classes) < 2:
             raise MetamixerError(
                 f"{self.data} holds the class {self.classes[0]!r} alone; a classifier needs two or more"
             )
-        self.validation = open_pictures(self.data, "val", self.classes, self.bad_pictures, workers)
+        self.validation = self.open_split("val", self.classes)
+        if self.in_memory:
+            self.train, self.validation = (
+                keep_in_memory(pictures, workers=self._workers()) for pictures in (self.train, self.validation)
+            )
+
+    def open_split(self, split: Split, classes: Sequence[str] | None = None) -> Pictures:
+        """The pictures of a split, of these classes; raises as ``open`` does."""
+        return open_pictures(self.data, split, classes, self.bad_pictures, self._workers())
+
+    def _workers(self) -> int:
+        return default_workers() if self.workers is None else self.workers
 
     def create_model(self) -> nn.Module:
         try:
@@ -268,12 +288,6 @@ def evaluate_folder(
         dist.all_reduce(sums)
         correct1, correct5, loss, count = (*map(int, sums[:2]), float(sums[2]), int(sums[3]))
     return ClassificationMetrics(100 * correct1 / count, 100 * correct5 / count, loss / count, count)
-
-
-def default_workers() -> int:
-    """Reading processes: one per core that this process may use, at most 16, less one for the loop."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores - 1))
 
 
 def default_device() -> torch.device:

@@ -306,7 +306,7 @@ def _case(
     annotated = truth_of(truth, index)
     assert annotated.picture is not None
     found = predict_dense(model, annotated.picture, image_size, how=how)
-    return Case(Path(str(annotated.source)).name, metric, found.draw(), annotated.draw())
+    return Case(Path(str(annotated.source)).name, metric, found.draw(), annotated.draw(scores=False))
 
 
 def _differs(drawn: Image.Image, info: Any) -> bool:

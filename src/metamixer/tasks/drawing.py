@@ -30,14 +30,17 @@ def palette() -> np.ndarray:
     return colours
 
 
-def draw_result(result: Result) -> Image.Image:
-    """The picture (enlarged where it is small) with what was found. Raises MetamixerError for one without a picture."""
+def draw_result(result: Result, scores: bool = True) -> Image.Image:
+    """The picture (enlarged where it is small) with what was found, objects with or without their scores.
+
+    Raises MetamixerError for a result without a picture.
+    """
     if result.picture is None:
         raise MetamixerError("this result holds no picture to draw on")
-    return _draw_classes(result) if result.class_map is not None else _draw_objects(result)
+    return _draw_classes(result) if result.class_map is not None else _draw_objects(result, scores)
 
 
-def _draw_objects(result: Result) -> Image.Image:
+def _draw_objects(result: Result, scores: bool) -> Image.Image:
     sv = import_supervision()
     result = _enlarged(result)
     assert result.picture is not None
@@ -51,7 +54,8 @@ def _draw_objects(result: Result) -> Image.Image:
     if result.masks is not None:
         drawn = sv.MaskAnnotator(color=colours, opacity=0.45).annotate(drawn.copy(), detections)
     drawn = sv.BoxAnnotator(color=colours, thickness=thickness).annotate(drawn.copy(), detections)
-    texts = [f"{name} {score:.2f}" for name, score in zip(result.names, result.scores, strict=True)]
+    pairs = zip(result.names, result.scores, strict=True)
+    texts = [f"{name} {score:.2f}" if scores else name for name, score in pairs]
     labels = sv.RichLabelAnnotator(
         color=colours,
         text_color=sv.Color(0, 0, 0),

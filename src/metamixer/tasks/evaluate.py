@@ -1,4 +1,4 @@
-"""How well a model does on a folder of pictures."""
+"""How well a model does on a folder of pictures, or on other data that its task reads."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from metamixer.tasks.classification import (
     evaluate_folder,
 )
 from metamixer.tasks.dense import evaluate_dense, load_any_model
+from metamixer.tasks.other_networks import KINDS, evaluate_data
 
 
 def evaluate(
@@ -32,13 +33,16 @@ def evaluate(
     progress: bool = False,
 ) -> Any:
     """Top-1 and top-5 accuracy and cross-entropy on the pictures of a folder, as :class:`ClassificationMetrics`; of a
-    detector or segmenter what :func:`metamixer.tasks.dense.evaluate_dense` gives for the validation part, a dict.
+    detector or segmenter what :func:`metamixer.tasks.dense.evaluate_dense` gives for the validation part, a dict, and
+    of the networks for super-resolution, forecasting and point clouds what
+    :func:`metamixer.tasks.other_networks.evaluate_data` gives, a dict too.
 
     Args:
-        model: a classifier (left in its mode, used on its device), a model's name, or the path of a checkpoint.
+        model: a model (left in its mode, used on its device), its name, or the path of a checkpoint.
         data: folder with one sub-folder per class, or one that holds such a folder named ``val``, ``validation`` or
             ``test``. Where the model knows its classes' names, sub-folders are matched by name and may be fewer;
-            otherwise the sorted sub-folders are taken for classes 0, 1, 2 ….
+            otherwise the sorted sub-folders are taken for classes 0, 1, 2 …. For super-resolution a folder of large
+            pictures, for forecasting a CSV file, of which the test part counts, for point clouds labelled scenes.
         image_size: side of the network's input in pixels; by default the model's own.
         batch_size: pictures at a time.
         workers: processes that read pictures; by default from the machine.
@@ -53,6 +57,8 @@ def evaluate(
         model = load_any_model(model).to(default_device())
     if isinstance(model, DenseModel):
         return evaluate_dense(model, data, image_size=image_size, workers=workers)
+    if isinstance(model, KINDS):
+        return evaluate_data(model, data)
     folder = _folder_for(model, split_of(data, VALIDATION_FOLDERS) or Path(data))
     preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
     device = next(model.parameters()).device
@@ -70,11 +76,12 @@ def evaluate_command(
     void: int = 255,
     zero_is_void: bool = False,
 ) -> None:
-    """Measure a model on a folder of pictures.
+    """Measure a model on a folder of pictures, a series or scenes of points.
 
     Args:
         model: a model's name, ``name.tag`` for particular weights, or the path of a checkpoint.
-        data: folder with ``CLASS/*.jpg``, or with ``val/CLASS/*.jpg`` (``validation`` or ``test`` also serve).
+        data: folder with ``CLASS/*.jpg``, or with ``val/CLASS/*.jpg`` (``validation`` or ``test`` also serve); large
+            pictures for super-resolution, a CSV file for forecasting, labelled scenes for point clouds.
         image_size: side of the network's input in pixels; the model's own by default.
         batch_size: pictures at a time.
         workers: processes that read pictures, 0 for none; by default from the machine.
@@ -83,11 +90,15 @@ def evaluate_command(
         zero_is_void: 0 is void too in class maps, and the first class is 1.
     """
     network = load_any_model(model).to(default_device())
+    found: dict[str, float] | None = None
     if isinstance(network, DenseModel):
         found = evaluate_dense(network, data, split, image_size, workers=workers, void=void, zero_is_void=zero_is_void)
+    elif isinstance(network, KINDS):
+        found = evaluate_data(network, data)
+    if found is not None:
         rows = Table("metric", model)
         for name, value in found.items():
-            rows.add_row(name, f"{value:.4f}")
+            rows.add_row(name, str(value) if isinstance(value, int) else f"{value:.4f}")
         Console().print(rows)
         return
     metrics = evaluate(network, data, image_size, batch_size, workers, progress=True)

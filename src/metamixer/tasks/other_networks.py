@@ -1,8 +1,13 @@
-"""Prediction and evaluation with the networks that classify no pictures, by the network alone: for the commands."""
+"""Prediction and evaluation with the networks that classify no pictures, by the network alone.
+
+:func:`metamixer.predict`, :func:`metamixer.evaluate` and the commands of these names hand such networks on to here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from metamixer.data.clouds import Scenes
+from metamixer.data.files import make_folder, replace_when_done
 from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
@@ -49,10 +55,7 @@ def predict_file(network: nn.Module, path: str | Path) -> Iterator[tuple[str, Re
     """
     path = Path(path)
     if isinstance(network, FFNetSR):
-        pictures = pictures_below(path) if path.is_dir() else [path]
-        if not pictures:
-            raise MetamixerError(f"{path} holds no pictures")
-        for picture in pictures:
+        for picture in _files(network, [path]):
             yield picture.stem, enlarge(network, picture)
     elif isinstance(network, FFNetTSF):
         yield path.name.split(".")[0], forecast(network, path)
@@ -63,6 +66,66 @@ def predict_file(network: nn.Module, path: str | Path) -> Iterator[tuple[str, Re
             yield f"{name}_{i:03}" if len(scenes) > 1 else name, segment_cloud(network, cloud)
     else:
         raise MetamixerError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in KINDS)}")
+
+
+def predict_one(network: nn.Module, source: Image.Image | str | Path) -> Result:
+    """What a network makes of one picture, series or scene.
+
+    Args:
+        network: one of ``KINDS``, on its device.
+        source: a file as for :func:`predict_file`, or a picture, for super-resolution.
+
+    Raises MetamixerError as :func:`predict_file` does, and where ``source`` holds anything but one.
+    """
+    if isinstance(source, Image.Image):
+        if not isinstance(network, FFNetSR):
+            raise MetamixerError(f"{type(network).__name__} reads files, not pictures")
+        return enlarge(network, source)
+    if isinstance(network, FFNetSR):
+        return enlarge(network, source)
+    if isinstance(network, FFNetPoints):
+        count = len(Scenes(source, network.num_classes))
+        if count != 1:
+            raise MetamixerError(f"{source} holds {count} scenes, not one; predict_file takes one after the other")
+    return next(predict_file(network, source))[1]
+
+
+def predict_files(network: nn.Module, paths: Sequence[Path], out: Path | None) -> int:
+    """Predict files and folders, write every result's files into ``out`` and name them; the exit code of a command.
+
+    The folder gets ``predictions.json`` too. A file that cannot be read is named, and the others are predicted all the
+    same. Raises MetamixerError without ``out``, and for a folder without pictures.
+    """
+    if out is None:
+        raise MetamixerError("enlarged pictures, forecasts and labels need a folder: name it with --out")
+    files, folder = _files(network, paths), make_folder(out)
+    said: list[dict[str, Any]] = []
+    failed = 0
+    for file in files:
+        try:
+            for name, result in predict_file(network, file):
+                written = result.save(folder, f"{len(said) + 1:04}_{name}")
+                said.append(result.to_dict())
+                print(f"{file}: {', '.join(map(str, written))}")
+        except MetamixerError as error:
+            print(f"metamixer: {error}", file=sys.stderr)
+            failed += 1
+    with replace_when_done(folder / "predictions.json") as temporary:
+        temporary.write_text(json.dumps(said, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+def _files(network: nn.Module, paths: Sequence[Path]) -> list[Path]:
+    """The paths, for super-resolution with folders as the pictures below them."""
+    if not isinstance(network, FFNetSR):
+        return list(paths)
+    files: list[Path] = []
+    for path in paths:
+        found = pictures_below(path) if path.is_dir() else [path]
+        if not found:
+            raise MetamixerError(f"{path} holds no pictures")
+        files += found
+    return files
 
 
 def evaluate_data(network: nn.Module, data: str | Path) -> dict[str, float]:

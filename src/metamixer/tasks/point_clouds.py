@@ -57,7 +57,7 @@ class PointSegmentation(Task):
         share: at most this share of a training scene's cells is used.
         mix: probability that the clouds of a batch are laid over each other in pairs (Mix3D, arXiv 2110.02210).
         augment: random changes of training scenes.
-        repeats: times that each scene counts in an epoch.
+        passes: times that each scene counts in an epoch.
         drop_path_rate: stochastic depth of single points.
         checkpoint: weights to start from.
     """
@@ -75,7 +75,7 @@ class PointSegmentation(Task):
     share: float = 1.0
     mix: float = 0.8
     augment: CloudAugmentation = field(default_factory=CloudAugmentation)
-    repeats: int = 1
+    passes: int = 1
     drop_path_rate: float = 0.3
     checkpoint: str | None = None
 
@@ -85,7 +85,7 @@ class PointSegmentation(Task):
         known = ("coord", *ATTRIBUTES)
         require(bool(self.features) and set(self.features) <= set(known), f"features must be among {', '.join(known)}")
         require(self.grid > 0, "grid must be above 0")
-        require(self.points >= 2 and self.repeats >= 1, "points must be 2 or more, repeats 1 or more")
+        require(self.points >= 2 and self.passes >= 1, "points must be 2 or more, passes 1 or more")
         require(0 < self.share <= 1 and 0 <= self.mix <= 1, "share must be above 0 and mix from 0, both at most 1")
         require(0 <= self.drop_path_rate < 1, "drop_path_rate must be 0 or more and below 1")
 
@@ -111,7 +111,7 @@ class PointSegmentation(Task):
         return model
 
     def __len__(self) -> int:
-        return len(self._places) * self.repeats
+        return len(self._places) * self.passes
 
     def describe(self, index: int) -> str:
         scenes, place = self._places[index % len(self._places)]

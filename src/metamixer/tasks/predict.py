@@ -1,4 +1,4 @@
-"""Predict what pictures show, and draw it."""
+"""Predict what pictures show, and draw it; for other networks, hand on to where that is done."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
 from metamixer.models import class_names
+from metamixer.tasks import other_networks
 from metamixer.tasks.classification import default_device
 from metamixer.tasks.dense import SURE, load_any_model, predict_dense, predict_files
+from metamixer.tasks.other_networks import KINDS, predict_one
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ def predict(
 ) -> Any:
     """What a picture shows: a :class:`Prediction` with the ``topk`` likeliest classes; of a detector or segmenter (see
     :func:`metamixer.build`) a :class:`~metamixer.tasks.results.Result` with objects of score 0.5 or more, or a class
-    map.
+    map; of the networks for super-resolution, forecasting and point clouds an
+    :class:`~metamixer.tasks.super_resolution.Enlargement`, a :class:`~metamixer.tasks.forecasting.Forecast` or a
+    :class:`~metamixer.tasks.point_clouds.LabelledCloud`.
 
     Args:
         model: a model (left in its mode, used on its device), its name, or the path of a checkpoint.
-        picture: a picture or its path.
+        picture: a picture or its path; for forecasting the path of a CSV file, for point clouds that of a scene.
         topk: classes in the result, at most as many as the model has.
         image_size: side of the network's input in pixels; by default the model's own.
 
@@ -84,6 +88,8 @@ def predict(
         model = load_any_model(model).to(default_device())
     if isinstance(model, DenseModel):
         return predict_dense(model, picture, image_size)
+    if isinstance(model, KINDS):
+        return predict_one(model, picture)
     upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
     preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
     pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
@@ -112,20 +118,23 @@ def predict_command(
     score: float = SURE,
     out: Path | None = None,
 ) -> int:
-    """Name what pictures show; detectors and segmenters take videos too.
+    """Name what pictures show; detectors and segmenters take videos too, other networks series and point clouds.
 
     Args:
         model: a model's name, ``name.tag`` for particular weights, or the path of a checkpoint.
-        picture: a picture, or a folder of pictures.
+        picture: a picture, or a folder of pictures; a CSV file to forecast, or a scene of points to label.
         more: further pictures and folders.
         topk: classes shown per picture.
         image_size: side of the network's input in pixels; the model's own by default.
         score: surest objects only, of a detector.
-        out: folder for the drawn predictions and ``predictions.json``.
+        out: folder for the drawn predictions and ``predictions.json``; enlarged pictures, forecasts and labels of
+            points need one.
     """
     classifier = load_any_model(model).to(default_device())
     if isinstance(classifier, DenseModel):
         return predict_files(classifier, (picture, *more), out, image_size, score)
+    if isinstance(classifier, KINDS):
+        return other_networks.predict_files(classifier, (picture, *more), out)
     files = _picture_files((picture, *more))
     folder = None if out is None else make_folder(out)
     results = []

@@ -98,11 +98,14 @@ class Result:
             for i in order
         }
 
-    def draw(self) -> Image.Image:
-        """The picture with boxes, masks or classes and their names on it. Raises MetamixerError without a picture."""
+    def draw(self, scores: bool = True) -> Image.Image:
+        """The picture with boxes, masks or classes and their names on it, objects with or without their scores.
+
+        Raises MetamixerError without a picture.
+        """
         from metamixer.tasks.drawing import draw_result
 
-        return draw_result(self)
+        return draw_result(self, scores)
 
     # Other tools' forms
 

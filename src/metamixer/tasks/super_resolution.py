@@ -43,7 +43,7 @@ class SuperResolution(Task):
         checkpoint: weights to start from.
         crop: side of the random crops in pixels of the large picture; smaller pictures are mirrored up to it.
         fourier_weight: weight of the Fourier loss beside L1.
-        repeats: times that each picture counts in an epoch, as crops are small and folders may be too.
+        passes: times that each picture counts in an epoch, as crops are small and folders may be too.
         tile: side of the tiles in which validation pictures are enlarged.
     """
 
@@ -58,14 +58,14 @@ class SuperResolution(Task):
     checkpoint: str | None = None
     crop: int = 192
     fourier_weight: float = FOURIER_WEIGHT
-    repeats: int = 1
+    passes: int = 1
     tile: int = 192
 
     metric = "psnr"
 
     def __post_init__(self) -> None:
         require(self.crop >= self.scale, "crop must be at least the scale")
-        require(self.repeats >= 1 and self.tile >= 1, "repeats and tile must be 1 or more")
+        require(self.passes >= 1 and self.tile >= 1, "passes and tile must be 1 or more")
         require(self.fourier_weight >= 0, "fourier_weight must be 0 or more")
 
     def open(self) -> None:
@@ -89,7 +89,7 @@ class SuperResolution(Task):
         return model
 
     def __len__(self) -> int:
-        return len(self._train) * self.repeats
+        return len(self._train) * self.passes
 
     def sample(self, index: int, size: int | None) -> tuple[Tensor, Tensor]:
         """A random crop of the small and the large picture, uint8 ``3 × s × s`` and ``3 × scale·s × scale·s``."""

@@ -14,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from metamixer.errors import MetamixerError
 from metamixer.models import list_models
+from metamixer.networks import NETWORKS
 from metamixer.tasks.classification import Classification
 from metamixer.train.config import TrainConfig
 from metamixer.train.dry_run import estimate, report
@@ -64,7 +65,11 @@ def configuration(name: str) -> TrainConfig:
     """The configuration of a recipe, or of the classification of pictures with a model. Raises MetamixerError."""
     if name in list_recipes():
         return get_recipe(name)
-    if name.partition(".")[0] in list_models():
+    architecture = name.partition(".")[0]
+    if architecture in NETWORKS:  # classifies no pictures
+        recipes = [recipe for recipe in list_recipes() if getattr(get_recipe(recipe).task, "model", "") == architecture]
+        raise MetamixerError(f"{architecture} is no picture classifier; recipes that train it: {', '.join(recipes)}")
+    if architecture in list_models():
         return TrainConfig(Classification(name))
     near = difflib.get_close_matches(name, [*list_recipes(), *list_models()], 1)
     hint = f"did you mean {near[0]!r}?" if near else "`metamixer train --help` lists the recipes"

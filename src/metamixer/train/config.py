@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from metamixer.tasks.task import Task, key_values, require
 
+Schedule = Literal["cosine", "poly", "tanh", "step", "multistep", "constant", "wsd"]
+
 #: Fields that decide where and how fast a run goes, but not what comes out of it.
-NOT_PART_OF_THE_RESULT = ("out", "overwrite", "resume", "allow_changes", "save_every", "workers", "log")
+NOT_PART_OF_THE_RESULT = ("out", "overwrite", "resume", "allow_changes", "save_every", "workers", "in_memory", "log")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class TrainConfig:
         opt: an optimiser of timm, by name.
         opt_args: its further arguments as ``key=value``, such as ``betas=(0.9,0.95)``.
         sched: a schedule of timm, by name.
+        sched_args: its further arguments as ``key=value``: ``decay_milestones=(8,11)`` in epochs and ``decay_rate=0.1``
+            of "multistep", ``decay_rate=0.9`` for the power of "poly" (0.1 by timm's default).
         clip_grad: largest gradient norm; 0 for no limit.
         ema_decay: decay of the averaged weights that are validated and saved; 0 for none.
         sizes: sides in pixels of which each batch draws one (multi-scale training). A batch holds ``batch_size``
@@ -74,7 +78,8 @@ class TrainConfig:
     layer_decay: float = 0.0
     opt: str = "adamw"
     opt_args: tuple[str, ...] = ()
-    sched: Literal["cosine", "poly", "tanh", "step", "constant", "wsd"] = "cosine"
+    sched: Schedule = "cosine"
+    sched_args: tuple[str, ...] = ()
     clip_grad: float = 1.0
     ema_decay: float = 0.998
     sizes: tuple[int, ...] = ()
@@ -91,7 +96,6 @@ class TrainConfig:
     log: tuple[Literal["trackio", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
-        schedules = ("cosine", "poly", "tanh", "step", "constant", "wsd")
         require(not (self.resume and self.overwrite), "resume and overwrite exclude each other")
         require(self.epochs >= 1, "epochs must be 1 or more")
         require(self.batch_size >= 2, "batch_size must be 2 or more, since batch norm needs two pictures")
@@ -105,8 +109,9 @@ class TrainConfig:
         require(0 <= self.cooldown_epochs < self.epochs, "cooldown_epochs must be 0 or more and fewer than epochs")
         require(self.weight_decay >= 0, "weight_decay must be 0 or more")
         require(0 <= self.layer_decay <= 1, "layer_decay must be from 0 to 1")
+        schedules = get_args(Schedule)
         require(self.sched in schedules, f"sched must be one of {', '.join(schedules)}")
-        key_values(self.opt_args)
+        key_values((*self.opt_args, *self.sched_args))
         require(self.clip_grad >= 0, "clip_grad must be 0 or more")
         require(0 <= self.ema_decay < 1, "ema_decay must be 0 or more and below 1")
         require(

@@ -43,7 +43,8 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Any:
 def create_schedule(optimizer: Any, config: TrainConfig, steps_per_epoch: float) -> Scheduler:
     """timm's schedule, a function of the step; by default from and to a hundredth of the peak learning rate.
 
-    Raises MetamixerError where timm refuses the settings, such as more epochs of warm-up than there are.
+    Raises MetamixerError where timm refuses the settings, such as more epochs of warm-up than there are or an argument
+    that it does not know.
     """
     try:
         scheduler, _ = create_scheduler_v2(
@@ -55,7 +56,8 @@ def create_schedule(optimizer: Any, config: TrainConfig, steps_per_epoch: float)
             min_lr=config.lr / 100 if config.min_lr is None else config.min_lr,
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,
+            **key_values(config.sched_args),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise MetamixerError(f"the schedule {config.sched} does not fit ({error})") from None
     return scheduler

@@ -21,8 +21,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from metamixer.data.files import make_folder, replace_when_done
+from metamixer.data.source import default_workers
 from metamixer.errors import MetamixerError
-from metamixer.tasks.classification import default_workers
 from metamixer.train import checkpointing, distributed
 from metamixer.train.config import TrainConfig
 from metamixer.train.loader import Batch, TaskLoader

@@ -8,9 +8,12 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from timm.models import model_entrypoint
 from torch import Tensor
 
+from metamixer.data.files import replace_when_done
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.weights.checkpoint import read_metadata, save_checkpoint
@@ -35,6 +38,9 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
         raise MetamixerError(f"{target} must end in .safetensors")
+    if model is None and _is_of_another_kind(source):
+        _copy(source, target, half)
+        return
     state = read_state(source)
     metadata = read_metadata(source) if source.suffix == ".safetensors" else None
     name = model or (metadata.architecture if metadata else None) or infer_architecture(state)
@@ -50,6 +56,23 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     classes = metadata.classes if metadata else None
     preprocessing = preprocessing or Preprocessing.of(network.pretrained_cfg)
     save_checkpoint(network, target, classes, preprocessing, torch.float16 if half else None)
+
+
+def _is_of_another_kind(source: Path) -> bool:
+    """Whether a file of ours holds what is no backbone: a detector, say, or a network for super-resolution."""
+    metadata = read_metadata(source) if source.suffix == ".safetensors" else None
+    return metadata is not None and metadata.architecture not in timm.list_models()
+
+
+def _copy(source: Path, target: Path, half: bool) -> None:
+    """A file of ours as it is, what it says of itself included; in half precision if asked for."""
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    with replace_when_done(target) as temporary:
+        save_file(state, temporary, metadata)
 
 
 def infer_architecture(state: Mapping[str, Tensor]) -> str | None:

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 
-from metamixer.bench.race.standings import RaceResult, Standing, pareto_front
+from metamixer.bench.plotting import INK, SOFT, label_points, pareto_front, side_by_side
+from metamixer.bench.race.standings import RaceResult, Standing
 
 # Okabe and Ito's colours, which colour-blind people can tell apart too, without the yellow that is lost on white.
 _COLOURS = (
@@ -23,12 +19,6 @@ _COLOURS = (
     *("#56b4e9", "#333333", "#7a55b5", "#8c6d31", "#a0a0a0"),
 )
 _MARKERS = "osD^vPX*hd"
-# Where a name may stand: points to the right and up of the mark, and the side of the name that is there; best first.
-_BESIDE = (
-    *((9, -9, "left"), (-9, 7, "right"), (9, 7, "left"), (-9, -9, "right"), (0, 14, "center"), (0, -16, "center")),
-    *((9, 20, "left"), (9, -22, "left"), (-9, 20, "right"), (-9, -22, "right")),
-)
-_INK, _SOFT, _LINE = "#1d2126", "#5d6670", "#dde1e5"
 
 
 def styles(result: RaceResult) -> dict[str, tuple[str, str]]:
@@ -49,25 +39,25 @@ def draw_pareto(result: RaceResult, path: Path) -> None:
         "ONNX Runtime": {s.mixer: _span(s.speed.onnx) for s in result.standings if s.speed.onnx},
     }
     drawn = {title: spans for title, spans in panels.items() if spans}
-    figure, grid = _figure(len(drawn), 5.9, 4.5)
+    figure, grid = side_by_side(len(drawn), 5.9, 4.5)
     noun = "thread" if result.threads == 1 else "threads"
     for axes, (title, spans) in zip(grid, drawn.items(), strict=True):
         _scatter(axes, [s for s in result.standings if s.mixer in spans], spans, styles(result))
         axes.set_xlabel(f"latency of one picture, {result.threads} {noun}, ms")
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.sharey(grid[0])
     grid[0].set_ylabel("validation top-1, %")
     figure.draw_without_rendering()  # fixes the places that labels must keep clear of
     accuracy = {s.mixer: s.top1 for s in result.standings}
     for axes, spans in zip(grid, drawn.values(), strict=True):
         points = {mixer: (median, accuracy[mixer]) for mixer, (_, median, _) in spans.items()}
-        _label_points(axes, points, {mixer: colour for mixer, (colour, _) in styles(result).items()})
+        label_points(axes, points, {mixer: colour for mixer, (colour, _) in styles(result).items()})
     figure.savefig(path, format="png")
 
 
 def draw_curves(result: RaceResult, path: Path) -> None:
     """Write a PNG: validation top-1 and training loss after every epoch, mean and range over the seeds."""
-    figure, grid = _figure(2, 5.9, 4.2)
+    figure, grid = side_by_side(2, 5.9, 4.2)
     for axes, name, label in (
         (grid[0], "top1", "validation top-1, %"),
         (grid[1], "train_loss", "training loss"),
@@ -88,22 +78,6 @@ def draw_curves(result: RaceResult, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def _figure(panels: int, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    # Figure without pyplot: no global state, no window.
-    figure = Figure(figsize=(width * panels, height), dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    grid: Sequence[Axes] = figure.subplots(1, panels, squeeze=False)[0]
-    for axes in grid:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_SOFT)
-        axes.tick_params(colors=_SOFT, labelsize=9)
-        axes.xaxis.label.set_color(_SOFT)
-        axes.yaxis.label.set_color(_SOFT)
-        axes.grid(color=_LINE, linewidth=0.7)
-        axes.set_axisbelow(True)
-    return figure, grid
-
-
 def _span(timing: Any) -> tuple[float, float, float]:
     return timing.low, timing.median_ms, timing.high
 
@@ -116,7 +90,7 @@ def _scatter(
 ) -> None:
     points = {s.mixer: (spans[s.mixer][1], s.top1) for s in found}
     front = [points[name] for name in pareto_front(points)]
-    axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot(*zip(*front, strict=True), color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for s in found:
         low, median, high = spans[s.mixer]
         colour, marker = style[s.mixer]
@@ -133,31 +107,3 @@ def _scatter(
             zorder=3,
         )
     axes.margins(x=0.16, y=0.16)
-
-
-def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
-    """Write each mixer's name beside its point, where it hides neither another name nor a point."""
-    frame = axes.get_window_extent()
-    places = (axes.transData.transform(point) for point in points.values())
-    taken = [Bbox.from_bounds(x - 9, y - 9, 18, 18) for x, y in places]
-    for mixer, point in points.items():
-        tried: list[tuple[int, int, Annotation, Bbox]] = []
-        for i, (x, y, align) in enumerate(_BESIDE):
-            text = axes.annotate(
-                mixer,
-                point,
-                (x, y),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                fontsize=9,
-                color=colours[mixer],
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            )
-            box = text.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            tried.append((sum(box.overlaps(other) for other in taken) + 2 * (not inside), i, text, box))
-        *others, best = sorted(tried, key=lambda attempt: attempt[:2], reverse=True)
-        for attempt in others:
-            attempt[2].remove()
-        taken.append(best[3])

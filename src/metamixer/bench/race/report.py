@@ -20,20 +20,9 @@ from metamixer.bench.race.standings import RaceResult, Standing
 from metamixer.data.files import replace_when_done
 from metamixer.deploy.timing import Timing
 
-_SHOWN_SETTINGS = (
-    *("epochs", "batch_size", "opt", "lr", "sched", "warmup_epochs", "weight_decay", "clip_grad", "ema_decay"),
-    *(
-        "image_size",
-        "crop_scale",
-        "policy",
-        "erase",
-        "mixup",
-        "cutmix",
-        "smoothing",
-        "drop_path_rate",
-        "mixed_precision",
-    ),
-)
+# The settings that the page lists; race.json has all.
+_OF_LOOP = ("epochs", "batch_size", "opt", "lr", "sched", "warmup_epochs", "weight_decay", "clip_grad", "ema_decay")
+_OF_TASK = ("image_size", "crop_scale", "policy", "erase", "mixup", "cutmix", "smoothing", "drop_path_rate")
 
 
 def write_report(result: RaceResult, folder: Path) -> None:
@@ -76,8 +65,7 @@ def standings_table(result: RaceResult) -> Table:
     settings = result.settings
     title = f"{settings['model']}, {settings['epochs']} epochs, {_seeds(result)}"
     table = Table(title=title, title_justify="left")
-    headings = ("mixer", "top-1 %", "behind", "parameters", "MACs", "training", "PyTorch", "ONNX Runtime")
-    for heading in headings:
+    for heading in ("mixer", "top-1 %", "behind", "parameters", "MACs", "training", "PyTorch", "ONNX Runtime"):
         table.add_column(heading, justify="left" if heading == "mixer" else "right", overflow="fold")
     for s in result.standings:
         table.add_row(
@@ -173,16 +161,13 @@ def _facts(result: RaceResult) -> str:
         facts.append((min(in_onnx)[1], f"fastest in ONNX Runtime: {min(in_onnx)[0]:.2f} ms"))
     trains = max(result.standings, key=lambda s: s.speed.images_per_second)
     facts.append((trains.mixer, f"trains fastest: {trains.speed.images_per_second:.0f} pictures/s"))
-    return '<ul class="facts">' + "".join(
-        f"<li><b>{escape(b)}</b><span>{escape(text)}</span></li>" for b, text in facts
-    ) + "</ul>"  # fmt: skip
+    items = "".join(f"<li><b>{escape(mixer)}</b><span>{escape(text)}</span></li>" for mixer, text in facts)
+    return f'<ul class="facts">{items}</ul>'
 
 
 def _standings(result: RaceResult) -> str:
-    headings = (
-        *("mixer", "top-1 %", "behind, points", "parameters", "MACs", "training memory"),
-        *("training, pictures/s", "PyTorch", "ONNX Runtime"),
-    )
+    headings = ["mixer", "top-1 %", "behind, points", "parameters", "MACs", "training memory", "training, pictures/s"]
+    headings += ["PyTorch", "ONNX Runtime"]
     style = styles(result)
     rows = []
     for s in result.standings:
@@ -192,7 +177,7 @@ def _standings(result: RaceResult) -> str:
             onnx = f'<small class="why">not measured: {escape(s.speed.onnx_missing)}</small>'
         rows.append(
             (
-                f'<span class="dot" style="--colour:{style[s.mixer][0]}"></span>{escape(s.mixer)}',
+                _named(s.mixer, style[s.mixer][0]),
                 _spread(s.top1, s.top1_std),
                 _behind(s, result),
                 f"{s.speed.parameters:,}<small>{s.speed.merged_parameters:,} merged</small>{widened}",
@@ -210,7 +195,7 @@ def _cells(result: RaceResult) -> str:
     style = styles(result)
     rows = [
         (
-            f'<span class="dot" style="--colour:{style[cell.mixer][0]}"></span>{escape(cell.mixer)}',
+            _named(cell.mixer, style[cell.mixer][0]),
             f"{cell.seed}",
             f"{cell.top1:.2f}",
             f"{cell.top5:.2f}",
@@ -226,7 +211,7 @@ def _cells(result: RaceResult) -> str:
 
 def _equal(result: RaceResult) -> str:
     settings = result.settings
-    facts = {name.replace("_", " "): settings[name] for name in _SHOWN_SETTINGS if name in settings}
+    facts = {name.replace("_", " "): settings[name] for name in (*_OF_LOOP, *_OF_TASK) if name in settings}
     for name in ("pictures", "val_pictures"):
         if settings.get(name):
             facts[f"{name.replace('val_', 'validation ')} per class"] = f"the first {settings[name]}"
@@ -278,6 +263,10 @@ def _definitions(facts: Mapping[str, str]) -> str:
     return "<dl>" + "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in facts.items()) + "</dl>"
 
 
+def _named(mixer: str, colour: str) -> str:
+    return f'<span class="dot" style="--colour:{colour}"></span>{escape(mixer)}'
+
+
 def _spread(mean: float, deviation: float | None) -> str:
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
@@ -291,13 +280,9 @@ def _latency(timing: Timing) -> str:
 
 
 def _plain(value: Any) -> str:
-    return (
-        "as the network’s own"
-        if value is None
-        else " to ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if value is None:
+        return "as the network’s own"
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _data_uri(png: bytes) -> str:

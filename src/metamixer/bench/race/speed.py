@@ -81,34 +81,35 @@ def measure(
     Raises MetamixerError for a contender that the backbone or the pictures' size does not fit.
     """
     entries = {contender.label: entry(task, contender) for contender in found}
+    size = next(own.preprocessing.image_size for own, _ in entries.values())  # the task's, the same for all
     merged = {label: merge(model) for label, (_, model) in entries.items()}
     macs = {}
-    for label, (own, _) in entries.items():
-        size = own.preprocessing.image_size
+    for label, model in merged.items():
         try:
-            macs[label] = count_macs(merged[label], size)
+            macs[label] = count_macs(model, size)
         except (RuntimeError, ValueError) as error:
             raise MetamixerError(f"{task.model} with {label} cannot take {size} pixels: {error}") from None
     estimates = {label: estimate(replace(training, task=replace(own))) for label, (own, _) in entries.items()}
     latency, missing = latencies(merged, size, threads, rounds)
     accelerator = distributed.start(training)
     steps = {label: training_step(training, own, model, accelerator) for label, (own, model) in entries.items()}
-    per_step = time_interleaved(steps, TRAINING_STEPS, WARMUP)
+    step_ms = time_interleaved(steps, TRAINING_STEPS, WARMUP)
     batch = min(training.batch_size, len(task))
-    return {
-        contender.label: Speed(
-            parameters=estimates[contender.label].parameters,
-            merged_parameters=count_parameters(merged[contender.label]),
-            macs=macs[contender.label],
+    speeds = {}
+    for contender in found:
+        label = contender.label
+        speeds[label] = Speed(
+            parameters=estimates[label].parameters,
+            merged_parameters=count_parameters(merged[label]),
+            macs=macs[label],
             ffn_expansion=contender.ffn_expansion,
-            training_memory=estimates[contender.label].total_memory,
-            images_per_second=1000 * batch / per_step[contender.label].median_ms,
-            torch=latency[contender.label, "torch"],
-            onnx=latency.get((contender.label, "onnx")),
-            onnx_missing=missing.get(contender.label),
+            training_memory=estimates[label].total_memory,
+            images_per_second=1000 * batch / step_ms[label].median_ms,
+            torch=latency[label, "torch"],
+            onnx=latency.get((label, "onnx")),
+            onnx_missing=missing.get(label),
         )
-        for contender in found
-    }
+    return speeds
 
 
 def training_step(

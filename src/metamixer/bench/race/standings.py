@@ -103,14 +103,3 @@ def standings(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> list[Standi
         mean = statistics.mean(own)
         found.append(Standing(mixer, len(seeds), mean, deviation, statistics.mean(differences), error, speeds[mixer]))
     return found
-
-
-def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (latency, accuracy) than which none is both faster and more accurate, fastest first."""
-    front: list[str] = []
-    best = -math.inf
-    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
-        if points[name][1] > best:
-            front.append(name)
-            best = points[name][1]
-    return front

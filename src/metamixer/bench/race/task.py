@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from PIL import Image
 from tyro.conf import Suppress, arg
 
-from metamixer.data.source import Pictures
+from metamixer.data.source import Pictures, Split
 from metamixer.tasks.classification import Classification
 from metamixer.tasks.task import require
 
@@ -36,12 +37,10 @@ class RaceTask(Classification):
         require(self.pictures is None or self.pictures >= 1, "pictures must be 1 or more")
         require(self.val_pictures is None or self.val_pictures >= 1, "val_pictures must be 1 or more")
 
-    def open(self) -> None:
-        super().open()
-        if self.pictures is not None:
-            self.train = FirstOfEachClass(self.train, self.pictures)
-        if self.val_pictures is not None:
-            self.validation = FirstOfEachClass(self.validation, self.val_pictures)
+    def open_split(self, split: Split, classes: Sequence[str] | None = None) -> Pictures:
+        whole = super().open_split(split, classes)
+        count = self.pictures if split == "train" else self.val_pictures
+        return whole if count is None else FirstOfEachClass(whole, count)
 
 
 class FirstOfEachClass(Pictures):

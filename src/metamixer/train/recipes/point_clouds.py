@@ -53,7 +53,7 @@ def s3dis() -> TrainConfig:
     """
     areas = tuple(f"Area_{i}" for i in (1, 2, 3, 4, 6))
     task = PointSegmentation(
-        classes=S3DIS, train=areas, val=("Area_5",), points=204800, share=0.6, repeats=30,
+        classes=S3DIS, train=areas, val=("Area_5",), points=204800, share=0.6, passes=30,
         augment=CloudAugmentation(elastic=()),
     )  # fmt: skip
     return _released(task, epochs=100)
@@ -67,7 +67,7 @@ def scannet() -> TrainConfig:
     count as one epoch here). Reported: mIoU 76.5.
     Command: ``metamixer train scannet --data scannet``; a day on four large GPUs.
     """
-    return _released(PointSegmentation(classes=SCANNET, points=102400, repeats=8), epochs=100)
+    return _released(PointSegmentation(classes=SCANNET, points=102400, passes=8), epochs=100)
 
 
 @recipe
@@ -87,7 +87,7 @@ def semantickitti_samples() -> TrainConfig:
         grid=0.2,
         centre=False,
         points=40000,
-        repeats=2,
+        passes=2,
         augment=CloudAugmentation(tilt=0.0, scale=(0.95, 1.05), jitter=0.02, elastic=()),
         drop_path_rate=0.0,
     )

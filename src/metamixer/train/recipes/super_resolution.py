@@ -37,7 +37,7 @@ def sr_light_div2k() -> TrainConfig:
     Command: ``metamixer train sr_light_div2k --data DIV2K_train_HR --validation DIV2K_valid_HR``; days on four GPUs.
     ``--small DIV2K_train_LR_bicubic/X2`` reads the small pictures that DIV2K brings.
     """
-    return _released(SuperResolution(model="ffnet_sr_light", repeats=40), epochs=1000)
+    return _released(SuperResolution(model="ffnet_sr_light", passes=40), epochs=1000)
 
 
 @recipe
@@ -48,24 +48,24 @@ def sr_df2k() -> TrainConfig:
     Urban100 33.23 / .9382, Manga109 39.76 / .9793.
     Command: ``metamixer train sr_df2k --data DF2K_HR --validation DIV2K_valid_HR --scale 2``; days on four GPUs.
     """
-    return _released(SuperResolution(model="ffnet_sr", repeats=10), epochs=928)
+    return _released(SuperResolution(model="ffnet_sr", passes=10), epochs=928)
 
 
 @recipe
 def sr_nano() -> TrainConfig:
     """Our nano network (0.05 M parameters) on T91 and BSD200, for one CPU core.
 
-    The losses of the release; smaller crops and batches. Bicubic enlargement has 33.68 / .9305 on Set5.
+    The losses of the release; smaller crops and batches, and Muon, which needs fewer steps than Adam. Bicubic
+    enlargement has 33.68 / .9305 on Set5.
     Command: ``metamixer train sr_nano --data FOLDER --validation Set5``.
     """
     return TrainConfig(
-        SuperResolution(model="ffnet_sr_nano", crop=48, repeats=16),
-        epochs=20,
+        SuperResolution(model="ffnet_sr_nano", crop=32, passes=16),
+        epochs=24,
         batch_size=16,
-        lr=2e-3,
-        min_lr=1e-5,
-        opt="adam",
-        opt_args=("betas=(0.9,0.99)",),
+        lr=5e-3,
+        min_lr=5e-5,
+        opt="muon",
         weight_decay=0.0,
         warmup_epochs=0.2,
         clip_grad=0.5,
