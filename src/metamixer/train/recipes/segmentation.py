@@ -2,7 +2,7 @@
 
 Metrics are fractions here: a mIoU of 37.1 in a paper is 0.371. The releases count steps; here they are turned into
 epochs of the data set's training part (ADE20K 20,210 pictures, Cityscapes 2,975, VOC with its extra labels 10,582).
-Their learning rates fall polynomially, with a power of 0.9 or 1; a cosine stands for that here.
+Their learning rates fall polynomially to zero, with a power of 0.9 or 1.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def ade20k_semantic_fpn_40k() -> TrainConfig:
         lr=2e-4,
         weight_decay=1e-4,
         warmup_epochs=0,
+        min_lr=0.0,
+        sched="poly",
+        sched_args=("decay_rate=0.9",),  # the power
         clip_grad=0.0,
         ema_decay=0.0,
     )
@@ -57,6 +60,9 @@ def ade20k_upernet_160k() -> TrainConfig:
         lr=1e-4,
         weight_decay=0.05,
         warmup_epochs=1.2,
+        min_lr=0.0,
+        sched="poly",
+        sched_args=("decay_rate=1.0",),  # the power
         clip_grad=0.0,
         ema_decay=0.0,
     )
@@ -78,6 +84,9 @@ def ade20k_ffnet_seg_160k() -> TrainConfig:
         lr=6e-5,
         weight_decay=0.05,
         warmup_epochs=1.2,
+        min_lr=0.0,
+        sched="poly",
+        sched_args=("decay_rate=1.0",),  # the power
         clip_grad=0.0,
         ema_decay=0.0,
     )
@@ -109,6 +118,9 @@ def cityscapes_ffnet_seg_160k() -> TrainConfig:
         lr=6e-5,
         weight_decay=0.02,
         warmup_epochs=8,
+        min_lr=0.0,
+        sched="poly",
+        sched_args=("decay_rate=1.0",),  # the power
         clip_grad=0.0,
         ema_decay=0.0,
     )
