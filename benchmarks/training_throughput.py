@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import psutil
 import timm
 import tyro
 
@@ -157,16 +158,15 @@ def costs_of_runs(commands: dict[str, Callable[[Path], list[str]]]) -> dict[str,
             log = files.enter_context(Path(folder, side).open("w"))
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             arguments = command(Path(folder, f"{side}_run"))
-            # A group of its own, so that its reading processes stop and go on with it.
-            process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, preexec_fn=os.setpgrp)
-            os.killpg(process.pid, signal.SIGSTOP)
+            process = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment)
+            tell(process.pid, signal.SIGSTOP)
             running[side] = process.pid
         costs: dict[str, Cost] = {}
         awake = dict.fromkeys(running, 0.0)
         while running:
             for side, pid in list(running.items()):
                 started = time.perf_counter()
-                os.killpg(pid, signal.SIGCONT)
+                tell(pid, signal.SIGCONT)
                 time.sleep(SLICE)
                 ended, status, used = os.wait4(pid, os.WNOHANG)
                 if ended:
@@ -175,9 +175,17 @@ def costs_of_runs(commands: dict[str, Callable[[Path], list[str]]]) -> dict[str,
                         sys.exit(Path(folder, side).read_text())
                     costs[side] = Cost(used.ru_utime + used.ru_stime, awake[side] + time.perf_counter() - started)
                 else:
-                    os.killpg(pid, signal.SIGSTOP)
+                    tell(pid, signal.SIGSTOP)
                     awake[side] += time.perf_counter() - started
         return costs
+
+
+def tell(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and to those that read for it, whatever group they are in."""
+    process = psutil.Process(pid)
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
 
 
 SIDES = {"ours": our_command, "timm": timm_command}

@@ -236,6 +236,17 @@ def test_weight_decay_and_learning_rates_of_the_groups(config: mm.TrainConfig) -
     assert len(set(scales)) > 2
 
 
+def test_pytorchs_own_optimisers_are_fused_unless_told_otherwise(config: mm.TrainConfig) -> None:
+    from metamixer.train.optim import create_optimizer
+
+    def fused(**changes: Any) -> bool | None:
+        return create_optimizer(nn.Linear(1, 1), replace(config, **changes)).defaults.get("fused")
+
+    assert fused(opt="adamw") is True
+    assert fused(opt="sgd", opt_args=("fused=False",)) is False
+    assert fused(opt="lamb") is None
+
+
 def test_compiled_training_gives_the_same_losses(config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the eager backend: what is tested is our use of the compiler."""
     compile_ = nn.Module.compile

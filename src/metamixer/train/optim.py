@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.optim import SGD, Adam, AdamW
 
 from metamixer.errors import MetamixerError
 from metamixer.tasks.task import key_values
@@ -17,6 +18,8 @@ from metamixer.train.config import TrainConfig
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Any:
     """timm's optimiser: no weight decay on norms, biases and what the model's ``no_weight_decay`` names.
+
+    PyTorch's Adam, AdamW and SGD update all weights in one kernel; ``fused=False`` in ``opt_args`` undoes that.
 
     Raises MetamixerError for an unknown name, arguments that it does not take, and a model that tells no layers where
     ``layer_decay`` asks for them.
@@ -27,6 +30,9 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Any:
         raise MetamixerError(f"unknown optimiser {config.opt!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     if config.layer_decay and not hasattr(model, "group_matcher"):
         raise MetamixerError(f"{type(model).__name__} does not tell its layers, so --layer-decay does not work for it")
+    arguments = key_values(config.opt_args)
+    if get_optimizer_info(config.opt.lower()).opt_class in (Adam, AdamW, SGD) and "foreach" not in arguments:
+        arguments.setdefault("fused", True)
     try:
         return create_optimizer_v2(
             model,
@@ -34,7 +40,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Any:
             lr=config.lr,
             weight_decay=config.weight_decay,
             layer_decay=config.layer_decay or None,
-            **key_values(config.opt_args),
+            **arguments,
         )
     except (TypeError, ValueError) as error:
         raise MetamixerError(f"the optimiser {config.opt} refuses its arguments ({error})") from None
