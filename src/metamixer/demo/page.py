@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -12,6 +10,7 @@ from PIL import Image, ImageOps
 
 from metamixer.demo.run import Answer, Demo, ModelResult
 from metamixer.deploy.timing import Timing
+from metamixer.html_page import definitions, facts, html_page, picture_uri, table
 
 _PHOTOGRAPH_SIDE = 560  # twice the pixels that the page shows, for dense screens
 _FAMILIES = ("affnet", "casvit", "ffnet", "dsm")
@@ -26,19 +25,8 @@ def render_page(demo: Demo, pictures: Sequence[Image.Image], inputs: Sequence[Im
         pictures: the photographs, in the demo's order.
         inputs: the same as a network gets them, cropped and small.
     """
-    css = files("metamixer.demo").joinpath("page.css").read_text(encoding="utf-8")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>metamixer demo</title>
-<style>
-{css}</style>
-</head>
-<body>
-<main>
-<h1>metamixer: the shipped models at work</h1>
+    style = files("metamixer.demo").joinpath("page.css").read_text(encoding="utf-8")
+    body = f"""<h1>metamixer: the shipped models at work</h1>
 <p class="soft">{len(demo.models)} small networks look at {len(demo.photographs)} photographs that they were not
 trained on. Each is exported to ONNX, compared with PyTorch on the same photographs, and timed in both.</p>
 {_facts(demo)}
@@ -53,11 +41,8 @@ right about classes it knows: where a photograph shows none of them, the bars ar
 runtimes; the thin line spans the quartiles. PyTorch runs the merged network eagerly.</p>
 {_latency(demo.models)}
 <h2>How this page was made</h2>
-{_made(demo)}
-</main>
-</body>
-</html>
-"""
+{_made(demo)}"""
+    return html_page("metamixer demo", body, style)
 
 
 def _facts(demo: Demo) -> str:
@@ -67,14 +52,14 @@ def _facts(demo: Demo) -> str:
     agreement = min(model.export.top1_agreement for model in demo.models)
     largest = max(model.export.parameters_after for model in demo.models)
     ratios = [model.speed_ratio for model in demo.models]
-    facts = [
+    entries = [
         (f"{right} of {len(known)}", "answers right, where the network knows the class"),
         (f"{100 * agreement:.0f} %", "same first class in PyTorch and ONNX Runtime"),
         (f"{worst:.0e}", "largest difference of a logit, as a share of the largest logit"),
         (f"{min(ratios):.1f}–{max(ratios):.1f} ×", "as fast in ONNX Runtime as in eager PyTorch"),
         (f"≤ {largest / 1e6:.2f} M", "parameters per network"),
     ]
-    return '<ul class="facts">' + "".join(f"<li><b>{b}</b><span>{escape(s)}</span></li>" for b, s in facts) + "</ul>"
+    return facts(entries)
 
 
 def _photograph(demo: Demo, index: int, picture: Image.Image, seen: Image.Image) -> str:
@@ -82,8 +67,8 @@ def _photograph(demo: Demo, index: int, picture: Image.Image, seen: Image.Image)
     answers = "".join(_answer(model, model.answers[index]) for model in demo.models)
     size = "{} × {}".format(*seen.size)
     caption, credit, package = (escape(text) for text in (photograph.caption, photograph.credit, photograph.package))
-    large = _data_uri(ImageOps.contain(picture, (_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE)))
-    small = _data_uri(seen, "PNG")
+    large = picture_uri(ImageOps.contain(picture, (_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE)))
+    small = picture_uri(seen, "PNG")
     return f"""<section class="photograph">
 <figure>
 <img src="{large}" alt="{caption}">
@@ -132,9 +117,8 @@ def _models_table(models: Sequence[ModelResult]) -> str:
             _milliseconds(model.onnx),
             f"{model.speed_ratio:.1f} ×",
         )
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        rows.append(cells)
+    return table(headings, rows)
 
 
 def _milliseconds(timing: Timing) -> str:
@@ -162,7 +146,7 @@ def _latency(models: Sequence[ModelResult]) -> str:
 
 def _made(demo: Demo) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in demo.machine.versions.items())
-    facts = {
+    entries = {
         "command": "<code>metamixer demo</code>",
         "date": demo.made.isoformat(),
         "machine": escape(f"{demo.machine.processor}, {demo.machine.cores} cores, {demo.machine.system}"),
@@ -174,15 +158,9 @@ def _made(demo: Demo) -> str:
         "validation top-1": "as the network’s model card gives it",
         "numbers": "<code>report.json</code>; per export <code>NAME.onnx.json</code>",
     }
-    return "<dl>" + "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in facts.items()) + "</dl>"
+    return definitions(entries)
 
 
 def _colour(model: ModelResult) -> str:
     family = model.name.split("_")[0]
     return f"--colour:var(--{family if family in _FAMILIES else 'other'})"
-
-
-def _data_uri(picture: Image.Image, kind: str = "JPEG") -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{b64encode(buffer.getvalue()).decode()}"

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from metamixer.html_page import html_page, picture_uri
+
 LARGEST_SIDE = 720
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 100rem; margin: 2rem auto; padding: 0 1rem; }}
-section {{ display: grid; gap: 1.5rem; }}
-figure {{ margin: 0; display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }}
-figcaption {{ grid-column: 1 / -1; }}
-figcaption b {{ font-size: 1.1rem; }}
-img {{ width: 100%; height: auto; }}
-small {{ color: #555; }}
-</style></head><body><h1>{title}</h1>
-<p>{count} pictures, ranked by {metric}. Left what was found, right what is true.</p>
-{body}</body></html>
+_STYLE = """section { display: grid; gap: 1.5rem; }
+section figure { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }
+figcaption { grid-column: 1 / -1; }
+figcaption b { color: var(--ink); font-size: 1.1rem; }
 """
 
 
@@ -44,22 +35,21 @@ def write_gallery(path: Path, cases: Sequence[Case], title: str, metric: str, co
     for heading, chosen in (("Best", cases[:best]), ("Worst", cases[best:][::-1])):
         if chosen:
             parts.append(f"<h2>{heading}</h2><section>{''.join(_figure(case) for case in chosen)}</section>")
-    page = _PAGE.format(title=html.escape(title), metric=html.escape(metric), count=count, body="\n".join(parts))
-    path.write_text(page, encoding="utf-8")
+    top = f"""<h1>{escape(title)}</h1>
+<p class="soft">{count} pictures, ranked by {escape(metric)}. Left what was found, right what is true.</p>"""
+    path.write_text(html_page(title, "\n".join((top, *parts)), _STYLE), encoding="utf-8")
 
 
 def _figure(case: Case) -> str:
-    name = html.escape(case.name)
+    name = escape(case.name)
     pictures = "".join(
-        f'<img alt="{name}, {what}" src="{_data(image)}">'
+        f'<img alt="{name}, {what}" src="{picture_uri(_small(image))}">'
         for what, image in (("found", case.found), ("true", case.truth))
     )
     return f"<figure><figcaption><b>{case.metric:.3f}</b> <small>{name}</small></figcaption>{pictures}</figure>"
 
 
-def _data(picture: Image.Image) -> str:
+def _small(picture: Image.Image) -> Image.Image:
     picture = picture.convert("RGB")
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return picture

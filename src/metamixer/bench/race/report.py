@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -19,6 +18,7 @@ from metamixer.bench.race.figures import draw_curves, draw_pareto, styles
 from metamixer.bench.race.standings import RaceResult, Standing
 from metamixer.data.files import replace_when_done
 from metamixer.deploy.timing import Timing
+from metamixer.html_page import data_uri, definitions, facts, html_page, table
 
 # The settings that the page lists; race.json has all.
 _OF_LOOP = ("epochs", "batch_size", "opt", "lr", "sched", "warmup_epochs", "weight_decay", "clip_grad", "ema_decay")
@@ -87,7 +87,7 @@ def standings_table(result: RaceResult) -> Table:
 def render_page(result: RaceResult, pareto: bytes, curves: bytes) -> str:
     """The page, with both pictures inlined."""
     settings, counts = result.settings, result.pictures
-    css = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     data = Path(settings["data"]).name or settings["data"]
     several = result.standings[0].seeds > 1
     spread = (
@@ -97,18 +97,8 @@ def render_page(result: RaceResult, pareto: bytes, curves: bytes) -> str:
         else "One seed only: how much of a difference is luck cannot be told. Repeat with <code>--seeds 3</code> or"
         " more."
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The mixer race: {escape(settings["model"])} on {escape(data)}</title>
-<style>
-{css}</style>
-</head>
-<body>
-<main>
-<h1>The mixer race: {escape(settings["model"])} on {escape(data)}</h1>
+    title = f"The mixer race: {settings['model']} on {data}"
+    body = f"""<h1>{escape(title)}</h1>
 <p class="soft">One backbone, trained from scratch with {len(result.standings)} token mixers: the same
 {counts["training"]:,} pictures of {counts["classes"]} classes in the same order, the same settings,
 {settings["epochs"]} epochs, {_seeds(result)}. Accuracy is measured on {counts["validation"]:,} other pictures.</p>
@@ -119,10 +109,10 @@ def render_page(result: RaceResult, pareto: bytes, curves: bytes) -> str:
 <h2>Accuracy against latency</h2>
 <p class="soft">Up and to the left is better. On the dashed line are the mixers than which none is both faster and more
 accurate. Bars: standard deviation of the accuracy, quartiles of the latency.</p>
-<figure><img src="{_data_uri(pareto)}" alt="Top-1 accuracy against latency, one point per mixer"></figure>
+<figure><img src="{data_uri(pareto, "image/png")}" alt="Top-1 accuracy against latency, one point per mixer"></figure>
 <h2>How they learned</h2>
 <p class="soft">After every epoch: mean of the seeds, and their range as a band.</p>
-<figure><img src="{_data_uri(curves)}" alt="Validation accuracy and training loss over the epochs"></figure>
+<figure><img src="{data_uri(curves, "image/png")}" alt="Validation accuracy and training loss over the epochs"></figure>
 <h2>Every training</h2>
 {_cells(result)}
 <h2>What was equal</h2>
@@ -137,11 +127,8 @@ those of another page.</li>
 <li>MACs count convolutions and matrix products, the spectral transforms included; elementwise work is not counted.</li>
 </ul>
 <h2>How this page was made</h2>
-{_made(result)}
-</main>
-</body>
-</html>
-"""
+{_made(result)}"""
+    return html_page(title, body, style)
 
 
 def _seeds(result: RaceResult) -> str:
@@ -152,17 +139,16 @@ def _seeds(result: RaceResult) -> str:
 def _facts(result: RaceResult) -> str:
     first = result.standings[0]
     fastest = min(result.standings, key=lambda s: s.speed.torch.median_ms)
-    facts = [
+    entries = [
         (first.mixer, f"most accurate: {_spread(first.top1, first.top1_std)} % top-1"),
         (fastest.mixer, f"fastest in PyTorch: {fastest.speed.torch.median_ms:.2f} ms"),
     ]
     in_onnx = [(s.speed.onnx.median_ms, s.mixer) for s in result.standings if s.speed.onnx]
     if in_onnx:
-        facts.append((min(in_onnx)[1], f"fastest in ONNX Runtime: {min(in_onnx)[0]:.2f} ms"))
+        entries.append((min(in_onnx)[1], f"fastest in ONNX Runtime: {min(in_onnx)[0]:.2f} ms"))
     trains = max(result.standings, key=lambda s: s.speed.images_per_second)
-    facts.append((trains.mixer, f"trains fastest: {trains.speed.images_per_second:.0f} pictures/s"))
-    items = "".join(f"<li><b>{escape(mixer)}</b><span>{escape(text)}</span></li>" for mixer, text in facts)
-    return f'<ul class="facts">{items}</ul>'
+    entries.append((trains.mixer, f"trains fastest: {trains.speed.images_per_second:.0f} pictures/s"))
+    return facts([(escape(mixer), text) for mixer, text in entries])
 
 
 def _standings(result: RaceResult) -> str:
@@ -188,7 +174,7 @@ def _standings(result: RaceResult) -> str:
                 onnx,
             )
         )
-    return _table(headings, rows)
+    return table(headings, rows)
 
 
 def _cells(result: RaceResult) -> str:
@@ -206,16 +192,16 @@ def _cells(result: RaceResult) -> str:
         for cell in result.cells
         if cell.mixer == mixer
     ]
-    return _table(("mixer", "seed", "top-1 %", "top-5 %", "training loss", "pictures/s, reading included"), rows)
+    return table(("mixer", "seed", "top-1 %", "top-5 %", "training loss", "pictures/s, reading included"), rows)
 
 
 def _equal(result: RaceResult) -> str:
     settings = result.settings
-    facts = {name.replace("_", " "): settings[name] for name in (*_OF_LOOP, *_OF_TASK) if name in settings}
+    entries = {name.replace("_", " "): settings[name] for name in (*_OF_LOOP, *_OF_TASK) if name in settings}
     for name in ("pictures", "val_pictures"):
         if settings.get(name):
-            facts[f"{name.replace('val_', 'validation ')} per class"] = f"the first {settings[name]}"
-    return _definitions({key: escape(_plain(value)) for key, value in facts.items()})
+            entries[f"{name.replace('val_', 'validation ')} per class"] = f"the first {settings[name]}"
+    return definitions({key: escape(_plain(value)) for key, value in entries.items()})
 
 
 def _about_parameters(result: RaceResult) -> str:
@@ -236,7 +222,7 @@ def _made(result: RaceResult) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
     noun = "thread" if result.threads == 1 else "threads"
     first = min(cell.seed for cell in result.cells)
-    return _definitions(
+    return definitions(
         {
             "date": date.today().isoformat(),
             "seeds": f"{first} to {max(cell.seed for cell in result.cells)}",
@@ -251,16 +237,6 @@ def _made(result: RaceResult) -> str:
             " weights of every training in <code>runs/</code>",
         }
     )
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _definitions(facts: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in facts.items()) + "</dl>"
 
 
 def _named(mixer: str, colour: str) -> str:
@@ -283,7 +259,3 @@ def _plain(value: Any) -> str:
     if value is None:
         return "as the network’s own"
     return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{b64encode(png).decode()}"
