@@ -83,7 +83,7 @@ def train_epoch(run: Run, watch: Watch) -> None:
             for name, value in named.items():
                 losses[name] = losses.get(name, 0) + value.detach() / len(parts)
         if config.clip_grad:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip_grad)
+            accelerator.clip_grad_norm_(run.parameters, config.clip_grad)
         optimizer.step()
         optimizer.zero_grad()
         at.step, at.batch = at.step + 1, at.batch + 1

@@ -88,6 +88,7 @@ class Run:
             self.plain.compile()
         self.model = distributed.wrap(self.plain, config, accelerator)
         optimizer = create_optimizer(self.plain, config)
+        self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.scheduler = create_schedule(optimizer, config, self.steps / config.epochs)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.progress = Progress()

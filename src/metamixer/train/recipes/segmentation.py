@@ -166,16 +166,16 @@ def ade20k_deeplabv3() -> TrainConfig:
 def camvid_semantic_fpn() -> TrainConfig:
     """Semantic FPN on the nano backbone that comes with the package, CamVid, 11 classes of 480 × 360 pixels.
 
-    Rare classes weigh more in the loss, by the root of their share. Class 11 is void. Ours; docs/dense_prediction.md
-    has a figure. Command: ``metamixer train camvid_semantic_fpn --data camvid``, with ``train/images`` and
+    At the pictures' own height, where poles and signs are still there. Rare classes weigh more in the loss, by the root
+    of their share. Class 11 is void. Ours; docs/dense_prediction.md has a figure. Command: ``metamixer train camvid_semantic_fpn --data camvid``, with ``train/images`` and
     ``train/labels`` and the same for ``val`` and ``test``.
     """
     return TrainConfig(
         SemanticSegmentation(
             head="semantic_fpn",
-            backbone="casvit_nano.cifar10",
+            backbone="casvit_nano.tiny_in",
             model_args=("channels=64",),
-            image_size=320,
+            image_size=360,
             crop=256,
             scale=(0.7, 1.5),
             classes=CAMVID,
@@ -201,7 +201,7 @@ def small_segmentation() -> TrainConfig:
     return TrainConfig(
         SemanticSegmentation(
             head="semantic_fpn",
-            backbone="casvit_nano.cifar10",
+            backbone="casvit_nano.tiny_in",
             model_args=("channels=128",),
             image_size=320,
             scale=(0.75, 1.75),
