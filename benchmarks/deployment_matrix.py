@@ -1,6 +1,7 @@
 """What works where? Every family in every runtime, in float32, float16 and int8.
 
-    python benchmarks/deployment_matrix.py --calibration DIR --validation DIR [--models affnet_nano.cifar10 …]
+    python benchmarks/deployment_matrix.py --calibration DIR --validation DIR --artefacts KEPT [--models …]
+    python benchmarks/deployment_matrix.py --artefacts KEPT --latencies
 
 Exports each model to each runtime with :func:`metamixer.export`, which runs the artefact and compares it with PyTorch,
 and keeps the outcome in ``deployment_matrix.json`` beside this file: a row that is there already is not made again, so
@@ -8,12 +9,18 @@ the matrix can be made in pieces (and with ``--again`` anew). Then writes the ta
 ``DIR`` holds pictures in class folders, on which the shipped weights are calibrated and validated; on 50 of the
 validation pictures they are compared with PyTorch. Networks without shipped weights are compared on photographs from
 installed packages.
+
+The second command times the artefacts that the first has kept, a few seconds for each, at a moment when the machine
+does nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +30,7 @@ import tyro
 from torch import nn
 
 import metamixer as mm
+from metamixer.bench.eager import EAGER
 from metamixer.bench.machine import this_machine
 from metamixer.data.files import replace_when_done
 from metamixer.data.image_folder import ImageFolder
@@ -30,8 +38,9 @@ from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.deploy.export import export
 from metamixer.deploy.report import ExportReport
 from metamixer.deploy.runtime_process import RuntimeProcess
-from metamixer.deploy.settings import PRECISIONS, Precision
-from metamixer.deploy.targets import TARGETS, target_module
+from metamixer.deploy.settings import PLAIN, PRECISIONS, Precision
+from metamixer.deploy.targets import TARGETS, convert, target_module
+from metamixer.deploy.timing import take_turns
 from metamixer.errors import MetamixerError
 from metamixer.models import load_model
 
@@ -48,12 +57,14 @@ RUNTIMES = [name for name in TARGETS if name != "web"]  # which is ONNX Runtime 
 def main(
     calibration: Path | None = None,
     validation: Path | None = None,
+    artefacts: Path | None = None,
     models: tuple[str, ...] = NANO + SMALLEST,
     targets: tuple[str, ...] = tuple(RUNTIMES),
     weights: tuple[Precision, ...] = PRECISIONS,
     validated: int = 1000,
-    repeats: int = 20,
     again: bool = False,
+    latencies: bool = False,
+    repeats: int = 20,
 ) -> None:
     """Make the rows that are missing, keep them, and write the table.
 
@@ -61,90 +72,144 @@ def main(
         calibration: pictures for int8.
         validation: pictures in class folders, on which trained networks are compared with PyTorch, and their int8
             top-1 with that of float32.
+        artefacts: folder that keeps what is exported, for --latencies.
         models: their names.
         targets: runtimes.
         weights: number formats.
         validated: how many pictures of the validation folder count, evenly spaced over all of them.
-        repeats: rounds of timing; 0 leaves the latencies out, as on a machine that is busy.
         again: make rows anew that are there already.
+        latencies: make no rows, but time those whose artefact is kept.
+        repeats: rounds of timing.
     """
     rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in models:
-        model = None
-        for target in targets:
-            for kind in weights:
-                key = f"{name} {target} {kind}"
-                if key in rows and not again:
-                    continue
-                trained = "." in name
-                model = model or (load_model(name) if trained else mm.create_model(name))
-                if kind == "int8" and not trained and not target_module(target).REFUSES.get("int8"):
-                    continue  # what int8 costs can be seen with trained weights alone
-                checked = validation if trained else None
-                rows[key] = _row(model, name, target, kind, calibration, checked, validated, repeats)
-                print(key, rows[key], flush=True)
-                with replace_when_done(RESULTS) as temporary:
-                    temporary.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+        keys = {_key(name, target, kind): (target, kind) for target in targets for kind in weights}
+        if latencies:
+            assert artefacts is not None, "--latencies needs --artefacts"
+            _time(rows, name, keys, artefacts, repeats)
+            _keep(rows)
+            continue
+        for key, (target, kind) in keys.items():
+            trained = "." in name
+            if key in rows and not again:
+                continue
+            if kind == "int8" and not trained and not target_module(target).REFUSES.get("int8"):
+                continue  # what int8 costs can be seen with trained weights alone
+            with tempfile.TemporaryDirectory() as folder:
+                path = _artefact(artefacts or Path(folder), name, target, kind)
+                rows[key] = _row(name, target, kind, path, calibration, validation if trained else None, validated)
+            print(key, rows[key], flush=True)
+            _keep(rows)
     text = PAGE.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     with replace_when_done(PAGE) as temporary:
         temporary.write_text("\n".join([before + BEGIN, *_table(rows), END]) + after)
 
 
+def _key(name: str, target: str, kind: Precision) -> str:
+    return f"{name} {target} {kind}"
+
+
+def _artefact(folder: Path, name: str, target: str, kind: Precision) -> Path:
+    return folder / f"{name}-{kind}{TARGETS[target].suffix}"
+
+
+def _keep(rows: dict[str, Any]) -> None:
+    with replace_when_done(RESULTS) as temporary:
+        temporary.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+
+
+@cache
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return load_model(name) if "." in name else mm.create_model(name)
+
+
 def _row(
-    model: nn.Module,
     name: str,
     target: str,
     kind: Precision,
+    path: Path,
     calibration: Path | None,
     validation: Path | None,
     count: int,
-    repeats: int,
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{name}{TARGETS[target].suffix}")
-        try:
-            report = export(
-                model,
-                target,
-                path,
-                weights=kind,
-                pictures=validation or (),
-                calibration=calibration or (),
-                repeats=repeats,
-                name=name,
-            )
-        except MetamixerError as error:
-            return {"works": False, "reason": str(error)}
+    try:
+        report = export(
+            _model(name),
+            target,
+            path,
+            weights=kind,
+            pictures=validation or (),
+            calibration=calibration or (),
+            repeats=0,
+            name=name,
+        )
         row = {"works": True, **_facts(report)}
         if kind == "int8" and report.ran and validation is not None:
-            row |= _accuracy(model, target, path, validation, count)
-        return row
+            with RuntimeProcess(TARGETS[target], path) as runtime:
+                eight_bits = _top1(name, validation, count, lambda batch: runtime(batch.numpy()))
+            row |= {"validated": count, "top1_float32": _top1_of_pytorch(name, validation, count)}
+            row |= {"top1_int8": eight_bits}
+    except MetamixerError as error:
+        return {"works": False, "reason": str(error)}
+    return row
 
 
 def _facts(report: ExportReport) -> dict[str, Any]:
     if not report.ran:
         return {"ran": False, "size_bytes": report.size_bytes, "format": report.format}
-    names = ("size_bytes", "count", "max_relative_difference", "top1_agreement", "load_ms", "format")
-    latencies = ("latency_torch_ms", "latency_runtime_ms")
-    return {"ran": True, **{name: getattr(report, name) for name in (*names, *latencies)}}
+    names = ("size_bytes", "count", "max_relative_difference", "top1_agreement", "format")
+    return {"ran": True, **{name: getattr(report, name) for name in names}}
+
+
+@cache
+def _top1_of_pytorch(name: str, validation: Path, count: int) -> float:
+    return _top1(name, validation, count, mm.merge(_model(name)))
 
 
 @torch.inference_mode()
-def _accuracy(model: nn.Module, target: str, path: Path, validation: Path, count: int) -> dict[str, Any]:
-    """Top-1 of merged PyTorch and of the artefact on the same pictures."""
-    preprocessing = Preprocessing.of(model.pretrained_cfg)
-    pictures = ImageFolder(validation, evaluation_transform(preprocessing), model.pretrained_cfg.get("label_names"))
-    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
-    merged, right = mm.merge(model), {"float32": 0, "int8": 0}
-    with RuntimeProcess(TARGETS[target], path) as runtime:
-        for index in chosen:
-            pixels, label = pictures[int(index)]
-            batch = preprocessing.normalise(pixels[None])
-            right["float32"] += int(merged(batch).argmax()) == label
-            right["int8"] += int(runtime(batch.numpy()).argmax()) == label
-    shares = {f"top1_{name}": number / len(chosen) for name, number in right.items()}
-    return {"validated": len(chosen), **shares}
+def _top1(name: str, validation: Path, count: int, run: Callable[[torch.Tensor], Any]) -> float:
+    """Share of the pictures whose first class is right."""
+    cfg: Any = _model(name).pretrained_cfg
+    preprocessing = Preprocessing.of(cfg)
+    pictures = ImageFolder(validation, evaluation_transform(preprocessing), cfg.get("label_names"))
+    right = 0
+    for index in np.linspace(0, len(pictures) - 1, count).round().astype(int):
+        pixels, label = pictures[int(index)]
+        right += int(run(preprocessing.normalise(pixels[None])).argmax()) == label
+    return right / count
+
+
+def _time(
+    rows: dict[str, Any], name: str, keys: dict[str, tuple[str, Precision]], artefacts: Path, repeats: int
+) -> None:
+    """Load all artefacts of a model, and PyTorch, and time them in turns: one thread, one picture."""
+    paths = {key: _artefact(artefacts, name, *of) for key, of in keys.items() if rows.get(key, {}).get("ran")}
+    paths = {key: path for key, path in paths.items() if path.exists()}
+    if not paths:
+        return
+    merged = mm.merge(_model(name))
+    picture = torch.rand(1, *merged.pretrained_cfg["input_size"])
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        eager = Path(folder, "eager")
+        convert(EAGER, merged, picture, eager, PLAIN, name)
+        processes = {"eager": running.enter_context(RuntimeProcess(EAGER, eager, pinned=True))}
+        for key, path in paths.items():
+            processes[key] = running.enter_context(RuntimeProcess(TARGETS[keys[key][0]], path, pinned=True))
+        for process in processes.values():
+            process(picture.numpy())
+        timings = take_turns({key: partial(_second_call, process) for key, process in processes.items()}, repeats)
+        for key in paths:
+            rows[key] |= {"load_ms": processes[key].load_ms, "latency_runtime_ms": timings[key].median_ms}
+            rows[key] |= {"latency_torch_ms": timings["eager"].median_ms}
+            print(key, f"{timings[key].median_ms:.2f} ms", flush=True)
+
+
+def _second_call(process: RuntimeProcess) -> float:
+    """Milliseconds of the second of two calls: the first finds its neighbours' data in the caches."""
+    process.time_again()
+    return process.time_again()
 
 
 def _table(rows: dict[str, Any]) -> list[str]:
@@ -154,11 +219,9 @@ def _table(rows: dict[str, Any]) -> list[str]:
         f"Made on: {this_machine()}.",
         "",
         "A cell: largest difference of a logit from PyTorch in float32, as a share of the largest logit, then size.",
-        "For int8: points of top-1 gained or lost on the validation pictures, size, share of the float32 ONNX file.",
-        "Top-1 agreement is 100 % where it is not named.",
-        "Latency where it was measured: one thread, one picture, in turns with PyTorch."
-        if timed
-        else "Latencies are left out (`--repeats 0`): other work was running on the machine.",
+        "For int8: points of top-1 gained or lost on the validation pictures, then size, as a share of float32's too.",
+        "Top-1 agreement on the pictures compared is 100 % where it is not named.",
+        *(["Last the median latency: one picture, one thread, all artefacts of a model in turns."] if timed else []),
         "A dash: not tried; int8 is tried with trained weights alone.",
         "",
         "| model | runtime | fp32 | fp16 | int8 |",
@@ -168,8 +231,8 @@ def _table(rows: dict[str, Any]) -> list[str]:
         for target in RUNTIMES:
             cells = []
             for kind in PRECISIONS:
-                row = rows.get(f"{name} {target} {kind}")
-                full = rows.get(f"{name} onnx fp32") or {}
+                row = rows.get(_key(name, target, kind))
+                full = rows.get(_key(name, target, "fp32"), {})
                 cells.append(_cell(row, full.get("size_bytes"), reasons))
             if any(cell != "–" for cell in cells):
                 lines.append(f"| {name} | {TARGETS[target].runtime} | " + " | ".join(cells) + " |")
@@ -185,7 +248,7 @@ def _cell(row: dict[str, Any] | None, full_size: int | None, reasons: list[str])
     size = f"{row['size_bytes'] / 1e6:.2f} MB"
     if not row["ran"]:
         return f"converts, {size} ({_number('not run on this machine: ' + row['format'], reasons)})"
-    latency = "" if row["latency_runtime_ms"] is None else f", {row['latency_runtime_ms']:.1f} ms"
+    latency = f", {row['latency_runtime_ms']:.1f} ms" if row.get("latency_runtime_ms") else ""
     if "top1_int8" in row:
         gained = 100 * (row["top1_int8"] - row["top1_float32"])
         share = f" ({row['size_bytes'] / full_size:.0%})" if full_size else ""

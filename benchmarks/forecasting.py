@@ -5,7 +5,7 @@
 FOLDER holds ETTh1.csv, ETTh2.csv, exchange_rate.csv … (or ``.csv.gz``). Every run trains its recipe with every seed,
 takes the epoch with the least validation error and measures it on the test part: standardised values, every window.
 Appends to ``forecasting.csv`` and writes ``forecasting.md`` beside this file after every run, and leaves out what the
-CSV already has, so that it can be interrupted.
+CSV already has, so that it can be interrupted; with ``--seeds 0`` it writes the table alone.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def main(
             assert isinstance(model, FFNetTSF)
             _append(about | {"best_epoch": str(result.epoch)} | asdict(evaluate_series(model, file)))
             _write_table()
+    _write_table()
 
 
 def _rows() -> list[dict[str, str]]:
@@ -108,9 +109,11 @@ def _write_table() -> None:
         own = [row for row in rows if (row["recipe"], row["horizon"], row["epochs"]) == key]
         mse, mae = (np.array([float(row[metric]) for row in own]) for metric in ("mse", "mae"))
         first = own[0]
+        deviation = f" (± {mse.std():.3f})" if len(own) > 1 else ""
         lines.append(
-            f"| {key[0]} | {key[1]} | {first['count']} | {len(own)} | **{mse.mean():.3f}** / {mae.mean():.3f}"
-            f" (± {mse.std():.3f}) | {float(first['linear_mse']):.3f} / {float(first['linear_mae']):.3f}"
+            f"| {key[0]} | {key[1]} | {first['count']} | {len(own)}"
+            f" | {mse.mean():.3f} / {mae.mean():.3f}{deviation}"
+            f" | {float(first['linear_mse']):.3f} / {float(first['linear_mae']):.3f}"
             f" | {float(first['naive_mse']):.3f} / {float(first['naive_mae']):.3f} | {REPORTED.get(key[0], '–')} |"
         )
     lines += ["", "Made by `python benchmarks/forecasting.py --data …`; single runs in `forecasting.csv`."]

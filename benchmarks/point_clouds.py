@@ -1,10 +1,11 @@
 """How well does the point network label lidar scans, beside gradient boosting on height and range alone?
 
-    python benchmarks/point_clouds.py --data FOLDER [--checkpoint points.safetensors]
+    python benchmarks/point_clouds.py --data FOLDER [--run FOLDER | --checkpoint points.safetensors]
 
 FOLDER holds semantickitti_train.npz and semantickitti_val.npz (``xyz``, ``remission``, ``label``). Without a checkpoint
-the recipe ``semantickitti_samples`` is trained first. mIoU over the classes that occur in the validation scans, on
-every point. Writes ``point_clouds.md`` and ``point_clouds.png``, five drawn scans, beside this file.
+the recipe ``semantickitti_samples`` is trained first; the run's folder lets an interrupted training go on. mIoU over
+the classes that occur in the validation scans, on every point. Writes ``point_clouds.md`` beside this file and
+``docs/images/point_clouds.jpg``, five drawn scans.
 """
 
 from __future__ import annotations
@@ -20,33 +21,51 @@ from PIL import Image
 from metamixer.bench.machine import this_machine
 from metamixer.data.clouds import IGNORED, Scenes
 from metamixer.networks import FFNetPoints, create_network
-from metamixer.tasks.point_clouds import class_ious, confusion_matrix, segment_cloud, segmentation_metrics
+from metamixer.tasks.point_clouds import (
+    LabelledCloud,
+    class_ious,
+    confusion_matrix,
+    segment_cloud,
+    segmentation_metrics,
+)
 from metamixer.train import train
 from metamixer.train.recipes import get_recipe
 from metamixer.train.recipes.point_clouds import SEMANTICKITTI
 
+SHEET = Path(__file__).parents[1] / "docs" / "images" / "point_clouds.jpg"
 
-def main(data: Path, checkpoint: Path | None = None, epochs: int | None = None, boosted_points: int = 200_000) -> None:
+
+def main(
+    data: Path,
+    checkpoint: Path | None = None,
+    run: Path | None = None,
+    epochs: int | None = None,
+    boosted_points: int = 200_000,
+) -> None:
     """Train where needed, measure and write.
 
     Args:
         data: folder of both archives.
         checkpoint: weights of ``ffnet_points_tiny`` with its classes.
+        run: folder of the training, which goes on where an earlier one in it was interrupted; by default temporary.
         epochs: instead of the recipe's; 1 tries the script out.
         boosted_points: training points of the gradient boosting.
     """
     config = get_recipe("semantickitti_samples")
     config = replace(config, task=replace(config.task, data=str(data)), epochs=epochs or config.epochs)
     with tempfile.TemporaryDirectory() as folder:
+        trained = f"Weights: {checkpoint and checkpoint.name}."
         if checkpoint is None:
-            checkpoint = train(replace(config, out=folder, overwrite=True)).best
+            result = train(replace(config, out=str(run or folder), resume="auto"))
+            checkpoint = result.best
+            trained = f"{config.epochs} epochs, seed {config.seed}; weights of epoch {result.epoch}."
         model = create_network(config.task.model, checkpoint=checkpoint)
     assert isinstance(model, FFNetPoints)
     scenes = Scenes(data / "semantickitti_val.npz", len(SEMANTICKITTI))
-    results = [segment_cloud(model, cloud) for cloud in scenes]
+    labelled = [segment_cloud(model, cloud) for cloud in scenes]
     boosted = _boosted(data, boosted_points)
     rows = []
-    for name, labels in {"network": [result.labels for result in results], "gradient boosting": boosted}.items():
+    for name, labels in {"network": [found.labels for found in labelled], "gradient boosting": boosted}.items():
         confusion = sum(
             confusion_matrix(found, cloud.segment, len(SEMANTICKITTI))
             for found, cloud in zip(labels, scenes, strict=True)
@@ -60,8 +79,7 @@ def main(data: Path, checkpoint: Path | None = None, epochs: int | None = None, 
         "# Labelling lidar scans",
         "",
         f"21 training and {len(scenes)} validation scans of SemanticKITTI as range images; every point with a label.",
-        f"Gradient boosting reads height and range alone ({boosted_points:,} training points). {config.epochs} epochs,"
-        f" seed {config.seed}.",
+        f"Gradient boosting reads height and range alone ({boosted_points:,} training points). {trained}",
         f"{this_machine()}.",
         "",
         "| | mIoU | class accuracy | accuracy | " + " | ".join(names) + " |",
@@ -72,13 +90,21 @@ def main(data: Path, checkpoint: Path | None = None, epochs: int | None = None, 
     ]
     Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    sheets = [result.draw() for result in results]
+    _draw(labelled).save(SHEET, quality=80)
+
+
+def _draw(labelled: list[LabelledCloud], radius: float = 30.0) -> Image.Image:
+    """All scans below each other, as far as ``radius`` metres from the sensor."""
+    sheets = []
+    for found in labelled:
+        near = np.flatnonzero(np.linalg.norm(found.cloud.coord[:, :2], axis=1) < radius)
+        sheets.append(LabelledCloud(found.cloud.take(near), found.labels[near], found.classes).draw().reduce(2))
     sheet = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
     top = 0
     for drawn in sheets:
         sheet.paste(drawn, (0, top))
         top += drawn.height
-    sheet.reduce(2).save(Path(__file__).with_suffix(".png"))
+    return sheet
 
 
 def _boosted(data: Path, points: int) -> list[np.ndarray]:

@@ -254,6 +254,17 @@ def test_what_cannot_be_used_at_all_is_one_sentence(tmp_path: Path, yolo_set: Pa
     assert open_objects(yolo_set, format="yolo").classes == ("bolt", "nut")
 
 
+def test_each_of_several_formats_is_looked_through(yolo_set: Path, coco_set: Path) -> None:
+    assert coco_set == yolo_set
+    [both] = find_problems(yolo_set)
+    assert both.file == yolo_set
+    assert "more than one format (coco and yolo)" in both.what
+    (yolo_set / "labels" / "train" / "a.txt").write_text("9 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n")
+    problems = find_problems(yolo_set)
+    assert problems[0] == both
+    assert [problem.entry for problem in problems[1:]] == ["line 1"]
+
+
 # Class maps
 
 

@@ -149,6 +149,22 @@ def test_a_folder_with_annotations(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "problem: bad annotations: " in capsys.readouterr().out
 
 
+def test_a_folder_with_annotations_in_two_formats(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / "images" / split / "a.png", 0)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}
+        listed = {"file_name": f"{split}/a.png", "id": 1, "width": 24, "height": 20}
+        coco = {"images": [listed], "annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(coco))
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert findings(tmp_path).keys() == {"annotations"}  # and none of classes, which the folder has not got
+    [problem] = check_folder(tmp_path).annotations
+    assert "more than one format (coco and yolo)" in problem
+    assert check_folder(tmp_path).sizes == {"24 × 20": 2}
+
+
 def test_what_is_no_folder_of_classes(tmp_path: Path) -> None:
     with pytest.raises(MetamixerError, match="no such folder"):
         check_folder(tmp_path / "none")

@@ -72,7 +72,9 @@ def test_unknown_target_names_the_known_ones():
         mm.export("affnet_nano", "tflite", "x")
 
 
-@pytest.mark.parametrize("name", sorted(set(targets.TARGETS) - {"torch", "web"}))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in targets.TARGETS if name != "web" and targets.TARGETS[name].extra)
+)
 def test_missing_package_names_the_extra(name, monkeypatch):
     monkeypatch.setattr(targets, "find_spec", lambda package: None)
     with pytest.raises(MetamixerError, match=rf"pip install 'metamixer\[{targets.TARGETS[name].extra}\]'"):
@@ -265,7 +267,8 @@ def test_command_with_all_targets_leaves_out_what_is_not_installed(tmp_path, pic
     installed = targets.find_spec
     monkeypatch.setattr(targets, "find_spec", lambda p: installed(p) if "onnx" in p else None)
     monkeypatch.setitem(targets.TARGETS, "torch", targets.Target("metamixer.deploy.openvino", ".pt2", "PyTorch", "x"))
-    monkeypatch.delitem(targets.TARGETS, "web")
+    for always_there in ("web", "aotinductor"):
+        monkeypatch.delitem(targets.TARGETS, always_there)
     export_command("casvit_nano", to="all", out=tmp_path, pictures=pictures)
     said = capsys.readouterr().out
     assert "openvino was left out: export to OpenVINO needs the package openvino" in said

@@ -115,3 +115,39 @@ def test_core_ml_wants_its_suffix(tmp_path):
     _available("coreml")
     with pytest.raises(MetamixerError, match=r"ends in .mlpackage"):
         mm.export("casvit_nano", "coreml", tmp_path / "m.coreml", pictures=PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("executorch_coreml", "affnet_nano"), ("executorch_coreml", "casvit_nano"), ("executorch_vulkan", "casvit_nano")],
+)
+def test_delegates_of_executorch_take_all_of_a_network(name, target, tmp_path):
+    """Nothing here runs their programs; what can be seen is that no operation falls to a phone's processor."""
+    _available(target)
+    torch.manual_seed(0)
+    model = mm.create_model(name, **(dict(num_classes=5) if name == "affnet_nano" else SMALL))
+    path = tmp_path / f"m{TARGETS[target].suffix}"
+    report = mm.export(model, target, path, 48, pictures=PICTURES, repeats=0, weights="fp16")
+    assert not report.ran
+    assert report.format.endswith("; every operation in it")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["fp32", "fp16"])
+def test_aotinductor(weights, tmp_path):
+    _available("aotinductor")
+    torch.manual_seed(0)
+    path = tmp_path / "m.pt2"
+    model = mm.create_model("casvit_nano", **SMALL)
+    report = mm.export(model, "aotinductor", path, 48, pictures=PICTURES, repeats=0, weights=weights)
+    assert report.max_relative_difference < (1e-5 if weights == "fp32" else 1e-2)
+    assert json.loads(torch._inductor.aoti_load_package(str(path)).get_metadata()["preprocessing"])
+
+
+def test_aotinductor_wants_its_suffix_and_a_compiler(tmp_path, monkeypatch):
+    _available("aotinductor")
+    with pytest.raises(MetamixerError, match=r"ends in .pt2"):
+        mm.export(mm.create_model("casvit_nano", **SMALL), "aotinductor", tmp_path / "m.so", 48, pictures=PICTURES)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(MetamixerError, match=r"needs a C\+\+ compiler"):
+        mm.export("casvit_nano", "aotinductor", tmp_path / "m.pt2", pictures=PICTURES)

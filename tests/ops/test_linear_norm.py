@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from metamixer.ops.linear_norm import Moments, merged_norms
+from metamixer.ops.linear_norm import Moments, merged_norm, merged_norms
 
 
 def test_moments_go_through_a_linear_map() -> None:
@@ -43,6 +43,29 @@ def test_equals_batch_norms_with_gradients_and_running_statistics() -> None:
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
     for a, b in zip(norms.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_one_channel_through_many_maps_behind_one_norm() -> None:
+    """As an embedding is applied to all patches: with gradients, shift and running statistics."""
+    x = torch.randn(1, 50, 4, dtype=torch.float64, requires_grad=True)
+    matrix = torch.randn(6, 4, 1, dtype=torch.float64, requires_grad=True)
+    shift = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    norm = nn.BatchNorm1d(6).double().train()
+    nn.init.normal_(norm.bias)
+    plain = deepcopy(norm)
+    merged, offset = merged_norm(Moments.of(x), matrix, norm, shift)
+    found = (x @ merged)[..., 0] + offset[:, None]
+    expected = plain(((x @ matrix)[..., 0] + shift[:, None]).T).T
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    cotangent = torch.randn_like(found)
+    for a, b in zip(
+        torch.autograd.grad(found, [x, matrix, norm.weight], cotangent),
+        torch.autograd.grad(expected, [x, matrix, plain.weight], cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    for a, b in zip(norm.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -390,3 +391,28 @@ def test_the_verbs_know_detectors_and_segmenters(
     detector = build("retinanet", NANO, num_classes=2, channels=16)
     metrics = mm.evaluate(detector, coco, image_size=SIDE, workers=0)
     assert 0 <= metrics["mAP"] <= metrics["mAP50"] <= 1
+
+
+def test_evaluate_takes_views_and_formats(
+    coco: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build("semantic_fpn", NANO, num_classes=3, channels=16)
+    model.pretrained_cfg |= {"label_names": ("ground", *shapes.NAMES), "input_size": (3, SIDE, SIDE)}
+    save_checkpoint(model, tmp_path / "segmenter.safetensors")
+    asked = ["evaluate", str(tmp_path / "segmenter.safetensors"), "--data", str(maps), "--workers", "0"]
+    assert main([*asked, "--mirror", "--scales", "1", "2", "--window", "32", "--stride", "16"]) == 0
+    expected = evaluate_dense(model, maps, how=SegmentationInference(32, 16, (1.0, 2.0), True), workers=0)
+    plain = evaluate_dense(model, maps, workers=0)
+    assert plain["pixel_accuracy"] != expected["pixel_accuracy"]
+    assert f"{expected['pixel_accuracy']:.4f}" in capsys.readouterr().out
+
+    both = shutil.copytree(coco, tmp_path / "both")
+    (both / "data.yaml").write_text("names: [one, two]\n")
+    detector = build("retinanet", NANO, num_classes=2, channels=16)
+    detector.pretrained_cfg |= {"label_names": shapes.NAMES, "input_size": (3, SIDE, SIDE)}
+    save_checkpoint(detector, tmp_path / "detector.safetensors")
+    asked = ["evaluate", str(tmp_path / "detector.safetensors"), "--data", str(both), "--workers", "0"]
+    assert main(asked) != 0
+    assert "more than one format (coco and yolo)" in capsys.readouterr().err
+    assert main([*asked, "--format", "coco"]) == 0
+    assert "mAP50" in capsys.readouterr().out

@@ -38,9 +38,9 @@ def bench_command(
     """Time models side by side on the CPU, merged for inference, each in a process of its own, in turns.
 
     Args:
-        models: models to time, by name.
+        models: models to time, by name; also a head of dense prediction, or the path of a checkpoint.
         against: other models of timm to time in the same run, for comparison, separated by commas.
-        runtimes: separated by commas: torch, onnx, openvino, executorch, litert, ncnn, coreml.
+        runtimes: separated by commas: torch, aotinductor, onnx, openvino, executorch, litert, ncnn, coreml.
         threads: threads within an operator; each process is pinned to as many cores.
         batch: pictures per call.
         image_size: side of the pictures in pixels; each model's own by default.

@@ -10,10 +10,8 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
 import metamixer.backbones  # noqa: F401  registers with timm
@@ -21,21 +19,24 @@ from metamixer.bench.eager import EAGER
 from metamixer.bench.machine import Machine, this_machine
 from metamixer.bench.macs import count_macs_of
 from metamixer.bench.published_top1 import published_top1
-from metamixer.deploy.export import count_parameters
+from metamixer.deploy.export import count_parameters, source_of
 from metamixer.deploy.merge import merge
-from metamixer.deploy.other_inputs import PackedClouds, example_input
 from metamixer.deploy.runtime_process import RuntimeProcess
-from metamixer.deploy.settings import PLAIN
+from metamixer.deploy.settings import Settings
 from metamixer.deploy.targets import TARGETS, Target, convert
 from metamixer.deploy.timing import take_turns
 from metamixer.errors import MetamixerError
-from metamixer.networks import NETWORKS, FFNetPoints, FFNetSR, FFNetTSF, create_network
+from metamixer.heads.build import HEADS, build
+from metamixer.networks import NETWORKS, create_network
+from metamixer.tasks.dense import load_any_model
 
 WARMUP = 5
-# A web page times its model itself, in the browser that opens it; PyTorch's exported program is no faster than eager.
+# A web page times its model itself, in the browser that opens it; PyTorch's exported program is no faster than eager;
+# ExecuTorch's other delegates run on devices alone.
+_NOT_TIMED = ("torch", "web", "executorch_coreml", "executorch_vulkan")
 RUNTIMES: dict[str, Target] = {
     "torch": EAGER,
-    **{name: target for name, target in TARGETS.items() if name not in ("torch", "web")},
+    **{name: target for name, target in TARGETS.items() if name not in _NOT_TIMED},
 }
 
 
@@ -46,7 +47,7 @@ class LatencyRow:
     Args:
         model: its name.
         runtime: ``"torch"`` (eager) or a target of :func:`metamixer.export`.
-        image_size: side of the pictures; rows of a window to forecast from, points of a cloud.
+        image_size: side of the pictures, the shorter one; rows of a window to forecast from, points of a cloud.
         batch: pictures per call.
         threads: threads within an operator.
         parameters: after merging for inference.
@@ -116,7 +117,8 @@ def benchmark(
 
     Args:
         models: names of ours or of timm's; those for super-resolution, forecasting and point clouds too, the last in
-            ``"torch"`` alone.
+            ``"torch"`` alone; heads of dense prediction, on the backbones of their papers, up to their raw outputs;
+            paths of checkpoints.
         runtimes: of :data:`RUNTIMES`.
         threads: threads within an operator.
         batch: pictures per call.
@@ -133,16 +135,18 @@ def benchmark(
     failed: dict[tuple[str, str], str] = {}
     with TemporaryDirectory() as folder, ExitStack() as running:
         for name in dict.fromkeys(models):  # each once
-            model = _create(name)
-            pictures = _pictures(model, batch, image_size)
-            facts[name] = _facts(name, model, pictures)
+            network = _create(name)
+            source = source_of(network, name)
+            model, inputs = source.graph(merge(network)), source.example(batch, image_size)
+            settings = Settings(outputs=source.outputs)
+            facts[name] = _facts(name, model, inputs, source.side(inputs))
             for runtime in dict.fromkeys(runtimes):
                 target = RUNTIMES[runtime]
                 path = Path(folder, f"{len(processes) + len(failed)}{target.suffix}")
                 try:
-                    convert(target, model, pictures, path, PLAIN, name)
+                    convert(target, model, inputs, path, settings, name)
                     process = running.enter_context(RuntimeProcess(target, path, threads, pinned=True))
-                    process(pictures.numpy())
+                    process(inputs.numpy())
                 except MetamixerError as error:
                     failed[name, runtime] = str(error)
                 else:
@@ -182,8 +186,9 @@ def _check(
     if threads > cores:
         raise MetamixerError(f"{threads} threads cannot be timed on the {cores} cores that this process may use")
     for name in models:
-        if name not in NETWORKS and not timm.is_model(name):
-            hint = _did_you_mean(name, [*timm.list_models(), *NETWORKS], "neither metamixer nor timm has it")
+        if not (name in NETWORKS or name in HEADS or timm.is_model(name) or Path(name).is_file()):
+            known = [*timm.list_models(), *NETWORKS, *HEADS]
+            hint = _did_you_mean(name, known, "neither metamixer nor timm has it, and there is no such checkpoint")
             raise MetamixerError(f"unknown model {name!r}; {hint}")
     for runtime in runtimes:
         if runtime not in RUNTIMES:
@@ -203,26 +208,16 @@ def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def _create(name: str) -> nn.Module:
-    """The merged model, called with one tensor."""
-    if name not in NETWORKS:
-        return merge(timm.create_model(name))
-    network = merge(create_network(name))
-    return PackedClouds(network) if isinstance(network, FFNetPoints) else network
+    if Path(name).is_file():
+        return load_any_model(name)
+    if name in NETWORKS:
+        return create_network(name)
+    return build(name) if name in HEADS else timm.create_model(name)
 
 
-def _pictures(model: nn.Module, batch: int, image_size: int | None) -> Tensor:
-    if isinstance(model, (FFNetSR, FFNetTSF, PackedClouds)):
-        return example_input(model, batch, image_size)
-    cfg: Any = model.pretrained_cfg
-    channels, _, own = cfg["input_size"]
-    size = image_size or own
-    return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def _facts(name: str, model: nn.Module, pictures: Tensor) -> _Facts:
-    size = pictures.shape[-2]
+def _facts(name: str, model: nn.Module, inputs: Tensor, size: int) -> _Facts:
     try:
-        macs = count_macs_of(model, pictures[:1])
+        macs = count_macs_of(model, inputs[:1])
     except Exception as error:  # networks complain in their own ways
         raise MetamixerError(f"{name} does not take pictures of {size} pixels ({error})") from error
     return _Facts(size, count_parameters(model), macs, published_top1(name, size))

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from metamixer.data.annotations import find_problems
 from metamixer.data.annotations.class_maps import locate
-from metamixer.data.annotations.find import SPLITS, find_format
+from metamixer.data.annotations.find import SPLITS, find_formats
 from metamixer.data.image_folder import class_folders, split_of
 from metamixer.data.pictures import decode_picture, pictures_below, read_bytes
 from metamixer.data.source import SPLIT_NAMES
@@ -163,13 +163,7 @@ def check_folder(folder: str | Path, workers: int = 0) -> CheckReport:
 
 def _is_annotated(folder: Path) -> bool:
     """Whether there are boxes, masks or class maps beside the pictures."""
-    if any(locate(folder, names) for names in (*SPLITS.values(), ())):
-        return True
-    try:
-        find_format(folder)
-    except MetamixerError:
-        return False
-    return True
+    return any(locate(folder, names) for names in (*SPLITS.values(), ())) or bool(find_formats(folder))
 
 
 def _splits(folder: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import require
 from metamixer.errors import MetamixerError
@@ -49,18 +49,20 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     quantised, per channel, and the arithmetic is in half precision: activations' ranges can be learned on macOS alone.
     """
     import coremltools
+    import torch
 
     from metamixer.deploy.graph import capture
 
     if path.suffix != ".mlpackage":
         raise MetamixerError(f"{path.name}: the name of a Core ML package ends in .mlpackage")
-    program = capture(model, example).run_decompositions({})
+    unfold: Any = torch.ops.aten.unfold.default  # of forecasting, which Core ML Tools do not know
+    program = capture(model, example).run_decompositions({unfold: unfolded})
     precision = coremltools.precision
     converted: Any = coremltools.convert(
         program,
         convert_to="mlprogram",
         inputs=[coremltools.TensorType(name="pictures", shape=tuple(example.shape))],
-        outputs=[coremltools.TensorType(name=settings.output)],
+        outputs=[coremltools.TensorType(name=name) for name in settings.outputs],
         minimum_deployment_target=coremltools.target.iOS17,
         compute_precision=precision.FLOAT32 if settings.weights == "fp32" else precision.FLOAT16,
         skip_model_load=True,
@@ -80,6 +82,15 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     return f"ML program, iOS 17; {verdict}"
 
 
+def unfolded(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """``x.unfold(dimension, size, step)`` of slices."""
+    import torch
+
+    reach = (x.shape[dimension] - size) // step * step + 1
+    slices = [x.movedim(dimension, -1)[..., i : i + reach : step] for i in range(size)]
+    return torch.stack(slices, -1).movedim(-2, dimension)
+
+
 def off_the_list(converted: Any) -> Counter[str]:
     """Operations of a converted program that are not in :data:`NEURAL_ENGINE`, or have more than five axes."""
     found: Counter[str] = Counter()
@@ -93,15 +104,16 @@ def off_the_list(converted: Any) -> Counter[str]:
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The package as a function from float32 ``1 × C × H × W`` to its output. Raises MetamixerError but on macOS."""
+    """The package as a function from float32 ``1 × C × H × W`` to its outputs. Raises MetamixerError but on macOS."""
     if not RUNS_HERE:
         raise MetamixerError("Core ML runs on macOS alone")
     import coremltools
 
     model = coremltools.models.MLModel(str(path))
-    name = model.get_spec().description.output[0].name
+    names = [output.name for output in model.get_spec().description.output]
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict({"pictures": pictures})[name])
+    def run(pictures: np.ndarray) -> Outputs:
+        given = model.predict({"pictures": pictures})
+        return one_or_all([np.asarray(given[name]) for name in names])
 
     return run

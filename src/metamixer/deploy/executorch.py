@@ -1,14 +1,15 @@
-"""ExecuTorch: a program for phones whose work is handed to XNNPACK."""
+"""ExecuTorch: a program for phones whose work is handed to XNNPACK (to other delegates: ``executorch_*.py``)."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import require
 
@@ -33,7 +34,6 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     """
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
 
     from metamixer.deploy.graph import capture, in_half
 
@@ -43,10 +43,25 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     if settings.weights == "int8":
         assert settings.calibration is not None
         program = torch.export.export(_quantised(program.module(), settings.calibration), (example,))
-    methods = {"metadata": json.dumps(dict(settings.metadata))} if settings.metadata else None
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
-    path.write_bytes(lowered.to_executorch().buffer)
+    write_program(program, XnnpackPartitioner(), path, settings)
     return "ExecuTorch, XNNPACK"
+
+
+def write_program(program: Any, partitioner: Any, path: Path, settings: Settings) -> Counter[str]:
+    """Lower a captured program to one delegate and write it; returns the operations that the delegate left over."""
+    from executorch.exir import to_edge_transform_and_lower
+
+    methods = {"metadata": json.dumps(dict(settings.metadata))} if settings.metadata else None
+    lowered = to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods=methods)
+    names = [str(node.target) for node in lowered.exported_program().graph.nodes if node.op == "call_function"]
+    path.write_bytes(lowered.to_executorch().buffer)
+    return Counter(name for name in names if "getitem" not in name and "call_delegate" not in name)
+
+
+def described(delegate: str, left: Counter[str]) -> str:
+    """What a report says of a program: its delegate, and what of it falls to ExecuTorch's portable kernels."""
+    listed = ", ".join(f"{count} × {name}" for name, count in left.items())
+    return f"ExecuTorch, {delegate}; " + (f"left to portable kernels: {listed}" if left else "every operation in it")
 
 
 def _with_buffers(program: Any, example: Tensor) -> Any:
@@ -80,7 +95,7 @@ def _quantised(model: Any, calibration: np.ndarray) -> Any:
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The file's ``forward`` as a function from float32 ``1 × C × H × W`` to its output, on the CPU."""
+    """The file's ``forward`` as a function from float32 ``1 × C × H × W`` to its outputs, on the CPU."""
     import torch
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime as ExecuTorch
@@ -90,8 +105,8 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     method = program.load_method("forward")
     assert method is not None
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return method.execute([torch.from_numpy(pictures)])[0].numpy()
+    def run(pictures: np.ndarray) -> Outputs:
+        return one_or_all([output.numpy() for output in method.execute([torch.from_numpy(pictures)])])
 
     run.program = program  # type: ignore[attr-defined]  # the method reads from it and does not keep it alive
     return run

@@ -69,5 +69,6 @@ class _HalfInside(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.half()).float()
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.model(x.half())
+        return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()

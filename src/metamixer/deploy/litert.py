@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import require
 
@@ -64,16 +64,18 @@ def _quantise(floats: Path, path: Path, settings: Settings) -> None:
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The file as a function from float32 ``1 × C × H × W`` to its output, on the CPU."""
+    """The file as a function from float32 ``1 × C × H × W`` to its outputs, on the CPU."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
     interpreter.allocate_tensors()
-    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    taken = interpreter.get_input_details()[0]["index"]
+    details = interpreter.get_signature_runner().get_output_details()
+    given = [details[f"output_{place}"]["index"] for place in range(len(details))]
 
-    def run(pictures: np.ndarray) -> np.ndarray:
+    def run(pictures: np.ndarray) -> Outputs:
         interpreter.set_tensor(taken, pictures)
         interpreter.invoke()
-        return interpreter.get_tensor(given)
+        return one_or_all([interpreter.get_tensor(index) for index in given])
 
     return run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, as_list, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import require
 from metamixer.errors import MetamixerError
@@ -34,9 +34,10 @@ def check() -> None:
 
 
 def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
-    """Write a folder with ``model.param``, ``model.bin`` and ``metadata.json``; blobs ``in0`` and ``out0``.
+    """Write a folder with ``model.param``, ``model.bin`` and ``metadata.json``; blobs ``in0``, and ``out0`` and on.
 
-    With ``fp16`` the weights are stored in half precision. Raises MetamixerError where pnnx cannot convert the model.
+    With ``fp16`` the weights are stored in half precision. ncnn knows no batches; ``metadata.json`` tells the names and
+    shapes of the blobs' values. Raises MetamixerError where pnnx cannot convert the model, or ncnn lacks a layer.
     """
     import pnnx
     import torch
@@ -61,12 +62,23 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     if done.returncode or not (path / "model.bin").is_file():
         lines = (done.stderr + done.stdout).strip().splitlines() or ["nothing"]
         raise MetamixerError(f"pnnx failed with exit code {done.returncode}; its last lines: {' | '.join(lines[-3:])}")
-    (path / "metadata.json").write_text(json.dumps(dict(settings.metadata), indent=2) + "\n")
+    layers = {line.split()[0] for line in (path / "model.param").read_text().splitlines()[2:]}
+    if missing := sorted(
+        layer for layer in layers if "." in layer or "::" in layer
+    ):  # what pnnx left in PyTorch's terms
+        raise MetamixerError(f"ncnn has no layer for {', '.join(missing)}")
+    with torch.no_grad():
+        shapes = [list(output.shape) for output in as_list(model(example))]
+    blobs = {
+        f"out{i}": {"name": name, "shape": shape}
+        for i, (name, shape) in enumerate(zip(settings.outputs, shapes, strict=True))
+    }
+    (path / "metadata.json").write_text(json.dumps({**settings.metadata, "blobs": blobs}, indent=2) + "\n")
     return "ncnn"
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The folder's model as a function from float32 ``1 × C × H × W`` to its output, computed in float32 on the CPU."""
+    """The folder's model as a function from float32 ``1 × C × H × W`` to its outputs, in float32 on the CPU."""
     import ncnn
 
     net = ncnn.Net()
@@ -78,12 +90,17 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     if net.load_param(str(Path(path) / "model.param")) or net.load_model(str(Path(path) / "model.bin")):
         raise MetamixerError(f"{path}: ncnn cannot load it")
 
-    def run(pictures: np.ndarray) -> np.ndarray:
+    blobs = json.loads((Path(path) / "metadata.json").read_text())["blobs"]
+
+    def run(pictures: np.ndarray) -> Outputs:
         extractor = net.create_extractor()
         extractor.input("in0", ncnn.Mat(pictures[0]).clone())
-        failed, output = extractor.extract("out0")
-        if failed:
-            raise MetamixerError(f"{path}: ncnn cannot run it")
-        return np.array(output)[None]
+        outputs = []
+        for blob, about in blobs.items():
+            failed, output = extractor.extract(blob)
+            if failed:
+                raise MetamixerError(f"{path}: ncnn cannot run it")
+            outputs.append(np.array(output).reshape(about["shape"]))
+        return one_or_all(outputs)
 
     return run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import require
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OPSET = 20  # the first with Gelu as one operator; ONNX Runtime 1.17 and newer run it
 REFUSES: dict[str, str] = {}
 RUNS_ON = ("onnxruntime",)
+SELECTS = True
 
 # Quantised to integers: the layers that hold nearly all weights. Products with the transforms' matrices stay in
 # float32, because a spectrum's range, mean against high frequencies, is far wider than eight bits.
@@ -46,9 +47,11 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
         forget_sources,
         in_eight_bits,
         in_half_precision,
+        name_outputs,
         shorten_names,
         split_convolutions,
     )
+    from metamixer.deploy.onnx_selection import CANDIDATES, append_selection
 
     file = to_onnx(model, example, settings).model_proto
     forget_sources(file)
@@ -60,6 +63,10 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
         in_half_precision(file.graph)
     if settings.weights == "int8":
         shorten_names(file.graph)
+    name_outputs(file.graph, settings.outputs if settings.selection is None else CANDIDATES)
+    if settings.selection is not None:
+        append_selection(file.graph, *settings.selection)
+        onnx.checker.check_model(file, full_check=True)
     onnx.helper.set_model_props(file, dict(settings.metadata))
     onnx.save(file, path)
     return f"ONNX, opset {OPSET}"
@@ -77,7 +84,6 @@ def to_onnx(model: nn.Module, example: Tensor, settings: Settings) -> Any:
         verbose=False,
         opset_version=OPSET,
         input_names=["pictures"],
-        output_names=[settings.output],
         custom_translation_table=_of_symbolic_sizes() if settings.sizes is not None else None,
     )
     assert program is not None  # it is only with dynamo=False
@@ -99,12 +105,12 @@ def _of_symbolic_sizes() -> dict[Any, Any]:
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The file as a function from float32 ``B × C × H × W`` to its first output, on the CPU."""
+    """The file as a function from float32 ``B × C × H × W`` to its outputs, on the CPU."""
     session = _session(path, threads)
     name = session.get_inputs()[0].name
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return session.run(None, {name: pictures})[0]
+    def run(pictures: np.ndarray) -> Outputs:
+        return one_or_all(session.run(None, {name: pictures}))
 
     return run
 

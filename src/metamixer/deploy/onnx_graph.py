@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,26 @@ def forget_sources(model: Any) -> None:
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
+
+
+def name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Give the graph's outputs these names, in their order.
+
+    One that is a constant (anchors of a fixed size), or the same value as another, gets a node of its own.
+    """
+    made = {output for node in graph.node for output in node.output}
+    renamed: dict[str, str] = {}
+    copies = []
+    for output, name in zip(graph.output, names, strict=True):
+        if output.name in made and output.name not in renamed:
+            renamed[output.name] = name
+        else:
+            copies.append(onnx.helper.make_node("Identity", [renamed.get(output.name, output.name)], [name]))
+        output.name = name
+    for node in graph.node:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+    graph.node.extend(copies)
 
 
 def split_convolutions(graph: Any) -> None:

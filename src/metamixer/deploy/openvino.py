@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metamixer.deploy import onnx
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import require
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REFUSES: dict[str, str] = {}
 RUNS_ON = ("openvino",)
+SELECTS = True
 
 
 def check() -> None:
@@ -46,7 +47,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The folder's model as a function from float32 ``B × C × H × W`` to its output, computed in float32 on the CPU.
+    """The folder's model as a function from float32 ``B × C × H × W`` to its outputs, computed in float32 on the CPU.
 
     Left to itself OpenVINO computes in bfloat16 on processors that have it, which moves logits by a few percent.
     """
@@ -55,7 +56,8 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     compiled = openvino.Core().compile_model(Path(path) / "model.xml", "CPU", options)
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return compiled(pictures)[0]
+    def run(pictures: np.ndarray) -> Outputs:
+        given = compiled(pictures)
+        return one_or_all([given[place] for place in range(len(compiled.outputs))])
 
     return run

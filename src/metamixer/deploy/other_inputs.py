@@ -1,9 +1,10 @@
-"""What goes into the networks that classify no pictures, where they are exported, checked and timed."""
+"""The networks that classify no pictures, where they are exported, checked and timed: what goes in and comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import ImageOps
@@ -11,74 +12,78 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
 from metamixer.deploy.pictures import Picture, open_all, photographs, pictures_in
+from metamixer.deploy.source import Source, uniform
 from metamixer.errors import MetamixerError
-from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
+from metamixer.heads.base import Size
+from metamixer.networks import FFNetPoints, FFNetTSF
 
 SIDE = 64  # of a picture to be enlarged, in pixels, where nothing else is asked for
-_MOST = 16  # pictures or windows that an export is compared on: the outputs are large
 _POINTS = 10_000  # of a cloud to be timed on
+_NO_CLASSIFIER = {
+    "softmax": "its outputs are no classes",
+    "int8": "what eight bits cost is judged by first classes, and it names none",
+    "nms": "it gives no boxes",
+}
 
 
-class EnlargementSource:
-    """Pictures between 0 and 1 for a super-resolution network to be exported."""
+class EnlargementSource(Source):
+    """Pictures between 0 and 1 for a super-resolution network."""
 
-    cfg = None
-    classifies = False
-    output = "enlarged"
+    outputs = ("enlarged",)
+    refuses: ClassVar[Mapping[str, str]] = {
+        "normalise": "it takes values from 0 to 1 as they are",
+        **_NO_CLASSIFIER,
+    }
 
-    def __init__(self, model: FFNetSR, name: str) -> None:
-        self.model = model
-        self.name = name
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
-
-    def inputs(self, size: int | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
+    def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
         """``N × 3 × S × S``, scaled and cropped: the given pictures, else photographs."""
+        assert not isinstance(size, tuple)
         if isinstance(pictures, (str, Path)):
             pictures = pictures_in(pictures, most)
         size = size or SIDE
-        opened = open_all(pictures) if pictures else photographs(min(most, _MOST))
+        opened = open_all(pictures) if pictures else photographs(most)
         return torch.stack([V.to_image(ImageOps.fit(picture, (size, size))) for picture in opened]).float() / 255
 
-    def size(self, inputs: Tensor) -> int:
-        return inputs.shape[-1]
+    def example(self, batch: int, size: int | None) -> Tensor:
+        return uniform(batch, 3, *2 * (size or SIDE,))
 
-    def metadata(self, size: int, sizes: tuple[int, int] | None) -> dict[str, str]:
+    def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
         return {
             "producer": "metamixer",
             "architecture": self.name,
-            "image_size": str(size) if sizes is None else f"{sizes[0]}-{sizes[1]}",
+            "image_size": str(self.side(inputs)) if sizes is None else f"{sizes[0]}-{sizes[1]}",
             "scale": str(self.model.scale),
             "input": "RGB, 0 to 1",
             "output": f"RGB, 0 to 1, {self.model.scale} times as large; to be clipped",
         }
 
 
-class SeriesSource:
-    """Windows of a series for a forecasting network to be exported; its size is the network's lookback."""
+class SeriesSource(Source):
+    """Windows of a series for a forecasting network; its size is the network's lookback."""
 
-    cfg = None
-    classifies = False
-    output = "forecast"
+    outputs = ("forecast",)
+    refuses: ClassVar[Mapping[str, str]] = {
+        "sizes": "its windows have one length",
+        "normalise": "it takes standardised values",
+        **_NO_CLASSIFIER,
+    }
 
-    def __init__(self, model: FFNetTSF, name: str) -> None:
-        self.model = model
-        self.name = name
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
-
-    def inputs(self, size: int | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
+    def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
         """``N × lookback × channels``; raises MetamixerError where pictures or another size are asked for."""
-        if pictures or size not in (None, self.model.lookback):
-            raise MetamixerError(f"{self.name} reads windows of {self.model.lookback} rows: no pictures, no other size")
-        return windows(self.model, min(most, _MOST))
+        if pictures:
+            raise MetamixerError(f"{self.name} reads windows of {self.model.lookback} rows and no pictures")
+        return self.example(most, size)
 
-    def size(self, inputs: Tensor) -> int:
+    def example(self, batch: int, size: int | Size | None) -> Tensor:
+        if size not in (None, self.model.lookback):
+            raise MetamixerError(f"{self.name} reads windows of {self.model.lookback} rows and of no other size")
+        return windows(self.model, batch)
+
+    def side(self, inputs: Tensor) -> int:
+        """Rows of a window."""
         return inputs.shape[1]
 
-    def metadata(self, size: int, sizes: tuple[int, int] | None) -> dict[str, str]:
+    def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
         return {
             "producer": "metamixer",
             "architecture": self.name,
@@ -87,31 +92,30 @@ class SeriesSource:
         }
 
 
-def other_source(
-    model: nn.Module, name: str, classifier_options: bool, int8: bool
-) -> EnlargementSource | SeriesSource | None:
-    """The source of inputs for one of the other networks; None for any other model.
+class CloudSource(Source):
+    """Clouds of points, to be timed on; no runtime's graph holds the network."""
 
-    Args:
-        model: the network to be exported.
-        name: what messages call it.
-        classifier_options: whether normalisation or probabilities are asked for.
-        int8: whether eight-bit weights are.
+    outputs = ("logits",)
 
-    Raises MetamixerError for those, and for point clouds.
-    """
-    if isinstance(model, FFNetPoints):
+    def graph(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, FFNetPoints)
+        return PackedClouds(model)
+
+    def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
+        """Raises MetamixerError."""
         raise MetamixerError(
-            f"{name} cannot be exported: which points are neighbours is found anew for every cloud, by sorting and"
+            f"{self.name} cannot be exported: which points are neighbours is found anew for every cloud, by sorting and"
             " searching, and no runtime's graph holds that; it runs with PyTorch alone"
         )
-    if not isinstance(model, (FFNetSR, FFNetTSF)):
-        return None
-    if classifier_options or int8:
-        raise MetamixerError(
-            f"{name} is no picture classifier: it is exported in fp32 or fp16, without normalisation, softmax and int8"
-        )
-    return EnlargementSource(model, name) if isinstance(model, FFNetSR) else SeriesSource(model, name)
+
+    def example(self, batch: int, size: int | None) -> Tensor:
+        points = size or _POINTS
+        feat = uniform(batch, points, self.model.in_channels)
+        return torch.cat([feat, _surface(points).expand(batch, -1, -1)], -1)
+
+    def side(self, inputs: Tensor) -> int:
+        """Points of a cloud."""
+        return inputs.shape[1]
 
 
 def windows(model: FFNetTSF, count: int) -> Tensor:
@@ -137,29 +141,6 @@ class PackedClouds(nn.Module):
         batch, points, _ = clouds.shape
         offset = points * torch.arange(1, batch + 1, device=clouds.device)
         return self.network(clouds[..., :-3].flatten(0, 1), clouds[..., -3:].long().flatten(0, 1), offset)
-
-
-def example_input(model: FFNetSR | FFNetTSF | PackedClouds, batch: int, size: int | None) -> Tensor:
-    """What one call is timed on; its size, a picture's side, a window's rows or a cloud's points, is ``shape[-2]``.
-
-    Args:
-        model: the network.
-        batch: pictures, windows or clouds.
-        size: another size than the usual one; windows have none.
-
-    Raises MetamixerError for windows of another size.
-    """
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(model, FFNetSR):
-        side = size or SIDE
-        return torch.rand(batch, 3, side, side, generator=generator)
-    if isinstance(model, FFNetTSF):
-        if size not in (None, model.lookback):
-            raise MetamixerError(f"the network reads windows of {model.lookback} rows, not of {size}")
-        return windows(model, batch)
-    points = size or _POINTS
-    feat = torch.rand(batch, points, model.network.in_channels, generator=generator)
-    return torch.cat([feat, _surface(points).expand(batch, -1, -1)], -1)
 
 
 def _surface(points: int) -> Tensor:

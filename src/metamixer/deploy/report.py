@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -21,16 +22,28 @@ HALF_TOLERANCE = 3e-2
 INT8_AGREEMENT = 0.8
 
 Array = np.ndarray
-Runtime = Callable[[Array], Array]
+Outputs = Array | list[Array]
+"""The output of an artefact, or all of them in their order where it has several."""
+Runtime = Callable[[Array], Outputs]
+
+
+def as_list(outputs: Any) -> list[Any]:
+    """The outputs of a network or an artefact, also where there is but one."""
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def one_or_all(outputs: Sequence[Array]) -> Outputs:
+    """The inverse of :func:`as_list`."""
+    return outputs[0] if len(outputs) == 1 else list(outputs)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a runtime's logits are from the reference's.
+    """How far a runtime's outputs are from the reference's.
 
     Args:
-        max_abs: largest difference of two logits.
-        max_relative: the same, as a share of the largest logit's magnitude.
+        max_abs: largest difference of two values.
+        max_relative: the same, as a share of the largest magnitude of that output.
         top1: share of pictures with the same first class, 0 to 1.
     """
 
@@ -45,13 +58,16 @@ class Agreement:
         )
 
 
+DIFFERENT = Agreement(float("inf"), float("inf"), 0.0)
+
+
 def agreement(reference: Array, outputs: Array) -> Agreement:
     """Compare ``N × …`` outputs, classes (or whatever is scored) on the second axis.
 
     A shape that differs or a value that is not finite counts as an infinite difference.
     """
     if reference.shape != outputs.shape or not np.isfinite(outputs).all():
-        return Agreement(float("inf"), float("inf"), 0.0)
+        return DIFFERENT
     largest = float(np.abs(reference).max(initial=0.0))
     difference = float(np.abs(reference - outputs).max(initial=0.0))
     same = reference.argmax(1) == outputs.argmax(1)
@@ -67,7 +83,7 @@ def complaint(found: Agreement, weights: Precision) -> str | None:
     limit = TOLERANCE if weights == "fp32" else HALF_TOLERANCE
     if found.max_relative <= limit:
         return None
-    return f"differs from PyTorch by {found.max_relative:.1e} of the largest logit (at most {limit:g} is accepted)"
+    return f"differs from PyTorch by {found.max_relative:.1e} of the largest value (at most {limit:g} is accepted)"
 
 
 @dataclass(frozen=True)
@@ -78,19 +94,20 @@ class ExportReport:
         target: runtime it is for.
         path: the artefact.
         model: architecture, with the tag of its weights where it has one.
-        image_size: side of the input in pixels; of a forecasting network its lookback.
+        image_size: side of the input in pixels, the shorter one; of a forecasting network its lookback.
         weights: number format of the weights.
         format: the artefact's format, and what is to be said of it.
         ran: whether its runtime exists on this machine; else nothing was compared or timed.
         size_bytes: size of the artefact.
         count: pictures on which it was compared with PyTorch.
         checked_sizes: sides of the inputs on which it was compared.
-        max_abs_difference: largest difference of a logit from merged PyTorch in float32; NaN where it could not run.
-        max_relative_difference: the same, as a share of the largest logit's magnitude.
+        max_abs_difference: largest difference of an output from merged PyTorch in float32; NaN where it could not run.
+        max_relative_difference: the same, as a share of that output's largest magnitude. Where boxes are chosen inside
+            the graph, both are those of the scores.
         top1_agreement: share of pictures with the same first class, 0 to 1; NaN where it could not run, or names none.
         parameters_before: parameters of the trained model.
         parameters_after: parameters after merging.
-        merge_difference: largest change of a logit by merging, as a share of the largest logit's magnitude.
+        merge_difference: largest change of an output by merging, as a share of its largest magnitude.
         load_ms: milliseconds that the runtime took to load it, None where it could not run.
         latency_torch_ms: median of merged PyTorch, eager, one picture, one thread; None if not timed.
         latency_runtime_ms: median of the runtime, likewise, in turns with PyTorch.

@@ -31,8 +31,8 @@ class RuntimeProcess:
         pinned: keep the process on the first ``threads`` of the cores that this one may use, where the system can
             (Linux); ``taskset`` chooses others for both.
 
-    Calling it with a float32 array gives the outputs. Raises MetamixerError, with the last lines that the process
-    wrote, where it fails or dies, there or at the start.
+    Calling it with a float32 array gives the output, or the list of all outputs. Raises MetamixerError, with the last
+    lines that the process wrote, where it fails or dies, there or at the start.
     """
 
     def __init__(self, target: Target, path: Path, threads: int = 1, pinned: bool = False) -> None:
@@ -66,7 +66,7 @@ class RuntimeProcess:
         with suppress(BrokenPipeError):  # what had not been sent yet
             self._process.stdin.close()
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, pictures: np.ndarray) -> Any:
         self._send(np.ascontiguousarray(pictures))
         return self._receive()
 

@@ -7,13 +7,15 @@ A target is one module with
 - ``check()``, which raises MetamixerError where its packages are missing;
 - ``write(model, example, path, settings) -> str``, which writes one artefact (a file, or a folder where the format is
   one) and returns the format's name and what is to be said of it;
-- ``load(path, threads) -> Runtime``, which opens an artefact as a function from float32 ``B × C × H × W`` to float32.
+- ``load(path, threads) -> Runtime``, which opens an artefact as a function from a float32 array, ``B × C × H × W`` for
+  pictures, to the output, or to the list of all outputs in their order where there are several.
 
 Some also say more about themselves:
 
 - ``RUNS_HERE = False`` on machines that can write the artefact but not run it;
 - ``ONE_PICTURE = True`` where a call takes one picture, however many the artefact was written for;
-- ``WHOLE = True`` where normalisation and softmax always belong into the graph;
+- ``SELECTS = True`` where the choice among a detector's boxes can be in the graph (the setting ``selection``);
+- ``WHOLE = True`` where only classifiers make sense, with normalisation and softmax in the graph;
 - ``first_divergence(model, example, path, settings, tolerance)``, which names the layer where an artefact leaves
   PyTorch.
 """
@@ -50,10 +52,17 @@ TARGETS = {
     "onnx": Target("metamixer.deploy.onnx", ".onnx", "ONNX Runtime", "deploy"),
     "openvino": Target("metamixer.deploy.openvino", ".openvino", "OpenVINO", "openvino"),
     "executorch": Target("metamixer.deploy.executorch", ".pte", "ExecuTorch", "executorch"),
+    "executorch_coreml": Target(
+        "metamixer.deploy.executorch_coreml", ".coreml.pte", "ExecuTorch with Core ML", "executorch"
+    ),
+    "executorch_vulkan": Target(
+        "metamixer.deploy.executorch_vulkan", ".vulkan.pte", "ExecuTorch with Vulkan", "executorch"
+    ),
     "litert": Target("metamixer.deploy.litert", ".tflite", "LiteRT", "litert"),
     "ncnn": Target("metamixer.deploy.ncnn", ".ncnn", "ncnn", "ncnn"),
     "coreml": Target("metamixer.deploy.coreml", ".mlpackage", "Core ML", "coreml"),
     "torch": Target("metamixer.deploy.torch", ".pt2", "PyTorch", None),
+    "aotinductor": Target("metamixer.deploy.aotinductor", ".aoti.pt2", "AOTInductor", None),
     "web": Target("metamixer.deploy.web", ".web", "ONNX Runtime Web", "deploy"),
 }
 

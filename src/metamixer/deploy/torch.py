@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metamixer.deploy.report import Runtime
+from metamixer.deploy.report import Outputs, Runtime, as_list, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
-    """The program as a function from float32 ``B × C × H × W`` to its output, eagerly on the CPU."""
+    """The program as a function from float32 ``B × C × H × W`` to its outputs, eagerly on the CPU."""
     import torch
 
     torch.set_num_threads(threads)
     module = torch.export.load(path).module()
 
     @torch.inference_mode()
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(pictures)).numpy()
+    def run(pictures: np.ndarray) -> Outputs:
+        return one_or_all([output.numpy() for output in as_list(module(torch.from_numpy(pictures)))])
 
     return run

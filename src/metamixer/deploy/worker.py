@@ -1,9 +1,9 @@
 """One runtime in a process of its own: ``python -m metamixer.deploy.worker MODULE ARTEFACT THREADS``.
 
 ``MODULE`` is that of a target (see ``targets.py``). Takes pickled requests on standard input and answers on standard
-output: first the milliseconds that loading took, then for every array its outputs; for ``AGAIN`` the milliseconds of
-another call with the last array; for ``MEMORY`` the most bytes that loading and running have taken so far, on top of
-the process with the runtime's library.
+output: first the milliseconds that loading took, then for every array the output or the list of them; for ``AGAIN``
+the milliseconds of another call with the last array; for ``MEMORY`` the most bytes that loading and running have taken
+so far, on top of the process with the runtime's library.
 """
 
 from __future__ import annotations

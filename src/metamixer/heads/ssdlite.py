@@ -15,6 +15,7 @@ from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, leve
 from metamixer.heads.boxes import decode_ssd, encode_ssd, rescaled, strongest
 from metamixer.heads.matching import Objects
 from metamixer.mixers.conv_norm import ConvNorm
+from metamixer.ops.constants import constant
 
 BACKBONE_STRIDES = (16, 32)
 WIDTHS = (512, 256, 256, 128, 128, 64)
@@ -104,7 +105,8 @@ class SSDLite(DenseModel):
         deltas, logits = values[..., :4], values[..., 4:]
         anchors = torch.cat(
             [
-                ssd_anchors(level.shape[-2:], SCALES[i], SCALES[i + 1], RATIOS[i]).to(x.device)
+                # Kept per size: a constant of an exported graph, where not every runtime computes in float64.
+                constant(_anchors, level.shape[-2], level.shape[-1], i, like=level.float())
                 for i, level in enumerate(levels)
             ]
         )
@@ -176,6 +178,11 @@ class SSDLite(DenseModel):
                 found = rescaled(found, size, originals[i])
             results.append(Detections(found, scores, labels))
         return results
+
+
+def _anchors(height: int, width: int, i: int, device: torch.device) -> Tensor:
+    """Those of the level ``i``."""
+    return ssd_anchors((height, width), SCALES[i], SCALES[i + 1], RATIOS[i]).to(device)
 
 
 def _multibox_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import affine_of
 from metamixer.ops.depthwise1d import depthwise_conv1d, pays_as_matrix, toeplitz
-from metamixer.ops.dropout import kept
-from metamixer.ops.linear_norm import merged_norms
+from metamixer.ops.dropout import drop_, gelu_of_kept_
+from metamixer.ops.gradient_layout import contiguous_gradient, transposed_product
+from metamixer.ops.linear_norm import Moments, merged_norm, merged_norms
 
 TOKEN_EXPANSION = 2  # of the token mixers, in all released settings
 OUTPUT_DROP_RATE = 0.15  # of all mixers
@@ -36,6 +37,11 @@ def _fold_into(conv: nn.Conv1d, norm: nn.Module) -> nn.Module:
         conv.weight.view(-1, len(scale), *conv.weight.shape[1:]).mul_(scale[:, None, None])
         conv.bias.view(-1, len(scale)).mul_(scale).add_(shift)
     return nn.Identity()
+
+
+def norms_merge(x: Tensor, norm: nn.Module) -> bool:
+    """May a norm behind a linear map of x become part of the map in training? Not where types are mixed."""
+    return isinstance(norm, nn.BatchNorm1d) and not torch.is_autocast_enabled(x.device.type)
 
 
 class PatchDepthwise(nn.Conv1d):
@@ -102,22 +108,17 @@ class TwoMixes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         groups, rows, copies = self.sizes
-        spread, shift = self.spread.weight.view(groups, rows, copies, rows), self.spread.bias.view(groups, rows, copies)
-        gather, out = self.gather.weight.view(rows, groups, copies, groups), self.gather.bias.view(rows, groups, 1)
+        # Hidden channels ordered (copy, row), which are (group, copy) for the second product, need no copy in between.
+        spread = self.spread.weight.view(groups, rows, copies, rows).transpose(1, 2).flatten(1, 2)
+        shift = self.spread.bias.view(groups, rows, copies).transpose(1, 2).reshape(groups, -1, 1)
+        gather = self.gather.weight.view(rows, groups, copies, groups).transpose(2, 3).flatten(2)
+        out_shift = self.gather.bias.view(rows, groups, 1)
         inner, outer = self.drop_rates if self.training else (0.0, 0.0)
         if inner or outer:  # what dropout keeps is scaled up: here in the weights, which are few
             spread, shift = spread / (1 - inner), shift / (1 - inner)
-            gather, out = gather / (1 - outer), out / (1 - outer)
-        for i in range(copies):  # copy by copy, the hidden layer needs no reordering between the two products
-            hidden = F.gelu(_drop(torch.baddbmm(shift[:, :, i, None], spread[:, :, i], x), inner))
-            add = torch.baddbmm if i == 0 else Tensor.baddbmm_  # the first time ``out`` is the bias alone
-            out = add(out, gather[:, :, i], hidden.transpose(0, 1))
-        return _drop(out, outer)
-
-
-def _drop(x: Tensor, rate: float) -> Tensor:
-    """Dropout without its scaling, of a tensor that nothing else reads."""
-    return x.mul_(kept(x, rate)) if rate else x
+            gather, out_shift = gather / (1 - outer), out_shift / (1 - outer)
+        hidden = gelu_of_kept_(torch.bmm(spread, x).add_(shift), inner).unflatten(1, (copies, rows)).flatten(0, 1)
+        return drop_(transposed_product(gather, hidden).add_(out_shift), outer)
 
 
 class VariableMixer(nn.Module):
@@ -166,12 +167,12 @@ class FeatureMixer(nn.Module):
         """``M·D × B × N`` to ``M × D × B·N``: the convolutions, their norms and the norm of their sum."""
         variables = len(x) // self.mix.sizes[1]
         kernels = [branch.conv.weight[:, 0] for branch in getattr(self.query, "branches", ())]
-        plain_norms = isinstance(self.norm, nn.BatchNorm1d) and not torch.is_autocast_enabled(x.device.type)
-        if self.training and kernels and plain_norms and pays_as_matrix(x.shape[-1], kernels[0].shape[-1]):
+        pays = bool(kernels) and pays_as_matrix(x.shape[-1], kernels[0].shape[-1])
+        if self.training and pays and norms_merge(x, self.norm):
             matrices = [toeplitz(kernel, x.shape[-1]).mT for kernel in kernels]
             norms = [cast(nn.BatchNorm1d, branch.norm) for branch in self.query.branches]
             matrix, shift = merged_norms(x, matrices, norms, self.norm)
-            return torch.baddbmm(shift[:, None, None], x, matrix).view(variables, -1, x.shape[1] * x.shape[2])
+            return torch.bmm(x, matrix).add_(shift[:, None, None]).view(variables, -1, x.shape[1] * x.shape[2])
         return self.norm(self.query(x).reshape(variables, -1, x.shape[1] * x.shape[2]))
 
     def reparameterize(self) -> None:
@@ -206,8 +207,12 @@ class Patches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (patch,), (stride,) = self.conv.kernel_size, self.conv.stride
         windows = F.pad(x, (0, patch - stride), mode="replicate").unfold(2, patch, stride)  # M × B × N × patch
-        embedded = self.conv.weight[:, 0] @ windows.flatten(1, 2).mT + self.conv.bias[:, None]
-        return self.norm(embedded).unflatten(2, windows.shape[1:3])
+        rows, weight, bias, norm = windows.flatten(1, 2), self.conv.weight.mT, self.conv.bias, self.norm
+        if self.training and norms_merge(x, norm):
+            weight, bias = merged_norm(Moments.of(rows.flatten(0, 1)[None]), weight, norm, bias)
+            norm = nn.Identity()
+        embedded = torch.baddbmm(bias[:, None], weight[..., 0].expand(len(rows), -1, -1), rows.mT)
+        return norm(embedded).unflatten(2, windows.shape[1:3])
 
     def reparameterize(self) -> None:
         """Fold the norm into the embedding."""
@@ -280,6 +285,6 @@ class FFNetTSF(nn.Module):
             )
         mean = x.mean(1, keepdim=True)
         deviation = (x.var(1, keepdim=True, correction=0) + VARIANCE_EPSILON).sqrt()
-        features = self.blocks(self.stem(((x - mean) / deviation).permute(2, 0, 1)))
+        features = contiguous_gradient(self.blocks(self.stem(((x - mean) / deviation).permute(2, 0, 1))))
         forecast = self.head_drop(self.output(features.transpose(1, 2).flatten(2)))  # M × B × horizon
         return forecast.permute(1, 2, 0) * deviation + mean

@@ -33,7 +33,8 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if not pays_as_matrix(x.shape[-1], weight.shape[-1]):
         return F.conv1d(x.transpose(0, 1), weight, bias, padding="same", groups=len(weight)).transpose(0, 1)
     matrices = toeplitz(weight[:, 0], x.shape[-1]).mT
-    return torch.bmm(x, matrices) if bias is None else torch.baddbmm(bias[:, None, None], x, matrices)
+    out = torch.bmm(x, matrices)  # baddbmm would write the bias first and read it again
+    return out if bias is None else out.add_(bias[:, None, None])
 
 
 def pays_as_matrix(length: int, kernel_size: int) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,34 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        return cls(x.mean(1), torch.bmm(x.mT, x) / x.shape[1], x.shape[1])
+        first, second = _MeanAndProducts.apply(x)
+        return cls(first, second, x.shape[1])
 
     def through(self, matrix: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and mean square, per channel, of ``x @ matrix + shift``: for ``C × N × M`` and ``C`` two times ``C``."""
+        """Mean and mean square, per channel, of ``x @ matrix + shift``: for ``C × N × M`` and ``C`` two times ``C``.
+
+        Where x has but one channel, every matrix is applied to it.
+        """
         mean = (self.first[:, None] @ matrix)[:, 0].mean(1)
         square = ((self.second @ matrix) * matrix).sum((1, 2)) / matrix.shape[2]
         if shift is None:
             return mean, square
         return mean + shift, square + 2 * shift * mean + shift**2
+
+
+class _MeanAndProducts(torch.autograd.Function):
+    """Both moments; in the backward pass one product, where autograd would make two and add them up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        return x.mean(1), torch.bmm(x.mT, x) / x.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.baddbmm(first[:, None] / x.shape[1], x, (second + second.mT) / x.shape[1])
 
 
 def batch_affine(norm: nn.BatchNorm1d, mean: Tensor, square: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +76,20 @@ def batch_affine(norm: nn.BatchNorm1d, mean: Tensor, square: Tensor, count: int)
     return scale, norm.bias - mean * scale
 
 
+def merged_norm(
+    moments: Moments, matrix: Tensor, norm: nn.BatchNorm1d, shift: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Matrix and shift of ``norm(x @ matrix + shift)`` in training mode, from the moments of x.
+
+    Args:
+        moments: of ``C × samples × N``, or of one channel that all matrices read.
+        matrix, shift: ``C × N × M`` and ``C``.
+        norm: of C channels; its running statistics move on.
+    """
+    scale, offset = batch_affine(norm, *moments.through(matrix, shift), moments.count * matrix.shape[2])
+    return matrix * scale[:, None, None], offset if shift is None else shift * scale + offset
+
+
 def merged_norms(
     x: Tensor, matrices: Sequence[Tensor], norms: Sequence[nn.BatchNorm1d], outer: nn.BatchNorm1d
 ) -> tuple[Tensor, Tensor]:
@@ -73,8 +108,8 @@ def merged_norms(
     matrix: Tensor | float = 0.0
     shift: Tensor | float = 0.0
     for own, norm in zip(matrices, norms, strict=True):
-        scale, offset = batch_affine(norm, *moments.through(own), moments.count * own.shape[2])
-        matrix, shift = matrix + scale[:, None, None] * own, shift + offset
+        own, offset = merged_norm(moments, own, norm)
+        matrix, shift = matrix + own, shift + offset
     assert isinstance(matrix, Tensor)
     assert isinstance(shift, Tensor)
     channels = outer.num_features

@@ -154,7 +154,7 @@ class _GatherMultiplyAdd(torch.autograd.Function):
         out = _wide(x @ weight[len(weight) // 2])
         for source, target, matrix in zip(pairs.sources, pairs.targets, weight, strict=True):
             if len(source):
-                _add_rows(out, target, x[source] @ matrix)
+                _add_rows(out, target, x.index_select(0, source) @ matrix)
         return out.to(x.dtype)
 
     @staticmethod
@@ -170,11 +170,11 @@ class _GatherMultiplyAdd(torch.autograd.Function):
         for i, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
             if not len(source):
                 continue
-            at_target = grad[target]
+            at_target = grad.index_select(0, target)
             if grad_x is not None:
                 _add_rows(grad_x, source, at_target @ weight[i].T)
             if grad_weight is not None:
-                grad_weight[i] = x[source].T @ at_target
+                grad_weight[i] = x.index_select(0, source).T @ at_target
         return None if grad_x is None else grad_x.to(x.dtype), grad_weight, None
 
 

@@ -10,6 +10,8 @@ from rich.table import Table
 from torch import nn
 from tyro.conf import Positional, arg
 
+from metamixer.data.annotations import Policy
+from metamixer.data.annotations.find import Format
 from metamixer.data.image_folder import ImageFolder, class_folders, split_of
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
@@ -21,6 +23,7 @@ from metamixer.tasks.classification import (
     evaluate_folder,
 )
 from metamixer.tasks.dense import evaluate_dense, load_any_model
+from metamixer.tasks.dense_inference import SegmentationInference
 from metamixer.tasks.other_networks import KINDS, evaluate_data
 
 
@@ -73,8 +76,14 @@ def evaluate_command(
     batch_size: int = 128,
     workers: int | None = None,
     split: Literal["train", "val", "test"] = "val",
+    format: Format = "auto",
+    bad_entries: Policy = "raise",
     void: int = 255,
     zero_is_void: bool = False,
+    window: int | None = None,
+    stride: int | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    mirror: bool = False,
 ) -> None:
     """Measure a model on a folder of pictures, a series or scenes of points.
 
@@ -86,13 +95,24 @@ def evaluate_command(
         batch_size: pictures at a time.
         workers: processes that read pictures, 0 for none; by default from the machine.
         split: part of data with boxes, masks or class maps.
+        format: layout of boxes and masks; found out by default.
+        bad_entries: refuse data with bad boxes, masks or class maps, leave those out ("drop"), or also cut boxes at the
+            picture's edge ("clip").
         void: value of pixels without a class in class maps, beside 255.
         zero_is_void: 0 is void too in class maps, and the first class is 1.
+        window: side in pixels of windows that slide over the picture to make its class map; the whole picture at once
+            by default.
+        stride: pixels between windows; two thirds of the window by default.
+        scales: sizes, as multiples of the network's own, whose class maps are averaged.
+        mirror: average class maps over the mirrored picture too.
     """
+    how = SegmentationInference(window, stride, scales, mirror)
     network = load_any_model(model).to(default_device())
     found: dict[str, float] | None = None
     if isinstance(network, DenseModel):
-        found = evaluate_dense(network, data, split, image_size, workers=workers, void=void, zero_is_void=zero_is_void)
+        found = evaluate_dense(
+            network, data, split, image_size, how, workers, format, bad_entries, void=void, zero_is_void=zero_is_void
+        )
     elif isinstance(network, KINDS):
         found = evaluate_data(network, data)
     if found is not None:

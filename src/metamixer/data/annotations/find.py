@@ -17,6 +17,7 @@ from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
 
 Format = Literal["auto", "coco", "voc", "yolo"]
+Layout = Literal["coco", "voc", "yolo"]
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "test", "testing"),  # the first that is there
@@ -95,37 +96,48 @@ def open_class_maps(
 
 
 def find_problems(root: str | Path, kind: Literal["objects", "class maps"] | None = None) -> list[Problem]:
-    """All bad entries of all splits of a folder, of boxes or of class maps; by default of what it holds.
+    """All bad entries of all splits of a folder, of boxes or of class maps; by default of what it holds. Boxes in more
+    than one format are a problem of the folder, and each format is looked through.
 
     Raises MetamixerError for what cannot be read at all.
     """
     root = _folder(root)
+    formats = find_formats(root)
     if kind is None:
         maps = any(class_maps.locate(root, split) for split in (*SPLITS.values(), ()))
-        kind = "class maps" if maps and not _formats(root) else "objects"
+        kind = "class maps" if maps and not formats else "objects"
     problems: dict[Problem, None] = {}
-    splits = [split for split in SPLITS if split != "test" or _has_split(root, kind, "test")]
-    for split in splits:
-        found: ObjectSet | ClassMaps
-        found = open_objects(root, split, policy="clip") if kind == "objects" else open_class_maps(root, split, "clip")
-        problems |= dict.fromkeys(found.problems)
+    if kind == "class maps":
+        for split in SPLITS:
+            if split != "test" or class_maps.locate(root, SPLITS["test"]) is not None:
+                problems |= dict.fromkeys(open_class_maps(root, split, "clip").problems)
+        return list(problems)
+    if len(formats) > 1:
+        problems[Problem(root, "", _more_than_one(formats))] = None
+    for layout in formats or [find_format(root)]:
+        for split in SPLITS:
+            if split != "test" or _locate(root, layout, SPLITS["test"]) is not None:
+                problems |= dict.fromkeys(open_objects(root, split, layout, "clip").problems)
     return list(problems)
 
 
-def find_format(root: Path) -> Literal["coco", "voc", "yolo"]:
+def find_format(root: Path) -> Layout:
     """The layout of a folder. Raises MetamixerError where it is none of those known, or several."""
-    found = _formats(root)
+    found = find_formats(root)
     if not found:
         raise MetamixerError(f"{root} holds no boxes in a known layout: {_EXPECTED}")
     if len(found) > 1:
-        raise MetamixerError(
-            f"{root} holds annotations in more than one format ({' and '.join(found)}); choose one with format"
-        )
-    return found[0]  # type: ignore[return-value]
+        raise MetamixerError(f"{root} holds {_more_than_one(found)}")
+    return found[0]
 
 
-def _formats(root: Path) -> list[str]:
-    found = []
+def _more_than_one(formats: Sequence[str]) -> str:
+    return f"annotations in more than one format ({' and '.join(formats)}); choose one with format"
+
+
+def find_formats(root: Path) -> list[Layout]:
+    """All layouts of boxes that a folder holds."""
+    found: list[Layout] = []
     if _coco_files(root):
         found.append("coco")
     if _voc_files(root, None):
@@ -140,12 +152,6 @@ def _folder(root: str | Path) -> Path:
     if not root.is_dir():
         raise MetamixerError(f"{root}: no such folder")
     return root
-
-
-def _has_split(root: Path, kind: str, split: str) -> bool:
-    if kind == "class maps":
-        return class_maps.locate(root, SPLITS[split]) is not None
-    return _locate(root, find_format(root), SPLITS[split]) is not None
 
 
 def _source(root: Path, kind: str, split: str) -> tuple[Any, bool]:

@@ -167,8 +167,9 @@ def camvid_semantic_fpn() -> TrainConfig:
     """Semantic FPN on the nano backbone that comes with the package, CamVid, 11 classes of 480 × 360 pixels.
 
     At the pictures' own height, where poles and signs are still there. Rare classes weigh more in the loss, by the root
-    of their share. Class 11 is void. Ours; docs/dense_prediction.md has a figure. Command: ``metamixer train camvid_semantic_fpn --data camvid``, with ``train/images`` and
-    ``train/labels`` and the same for ``val`` and ``test``.
+    of their share. Class 11 is void. Ours; docs/dense_prediction.md has a figure.
+    Command: ``metamixer train camvid_semantic_fpn --data camvid``, with ``train/images`` and ``train/labels`` and the
+    same for ``val`` and ``test``.
     """
     return TrainConfig(
         SemanticSegmentation(

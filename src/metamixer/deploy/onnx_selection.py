@@ -1,70 +1,13 @@
-"""ONNX files of detectors and segmenters: several named outputs, or the choice among boxes inside the graph."""
+"""The choice among boxes at the end of an ONNX graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
-from metamixer.deploy import onnx as plain
-from metamixer.deploy.settings import PLAIN, Settings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from metamixer.deploy.dense import Candidates, RawOutputs
-
-RUNS_ON = plain.RUNS_ON
-check = plain.check
-
-
-def write(model: RawOutputs | Candidates, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
-    """Write one file, as :func:`metamixer.deploy.onnx.write` does, whose outputs have the model's ``names``.
-
-    Of :class:`~metamixer.deploy.dense.Candidates` the graph goes on to choose: its outputs are ``boxes``, ``scores``
-    and ``labels``.
-    """
-    import onnx
-
-    written = plain.write(model, example, path, settings)
-    file = onnx.load(path)
-    name_outputs(file.graph, model.names[: len(file.graph.output)])
-    if model.selection is not None:
-        append_selection(file.graph, *model.selection)
-    onnx.checker.check_model(file, full_check=True)
-    onnx.save(file, path)
-    return f"{written}, {', '.join(output.name for output in file.graph.output)}"
-
-
-def load(path: str | Path, threads: int = 1) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """The file as a function from float32 ``B × 3 × H × W`` to all its outputs, on the CPU."""
-    session = plain._session(path, threads)
-    name = session.get_inputs()[0].name
-    return lambda pictures: session.run(None, {name: pictures})
-
-
-def name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Give the graph's outputs these names, in their order.
-
-    One that is a constant (anchors of a fixed size), or the same value as another, gets a node of its own.
-    """
-    import onnx
-
-    made = {output for node in graph.node for output in node.output}
-    renamed: dict[str, str] = {}
-    copies = []
-    for output, name in zip(graph.output, names, strict=True):
-        if output.name in made and output.name not in renamed:
-            renamed[output.name] = name
-        else:
-            copies.append(onnx.helper.make_node("Identity", [renamed.get(output.name, output.name)], [name]))
-        output.name = name
-    for node in graph.node:
-        node.input[:] = [renamed.get(value, value) for value in node.input]
-        node.output[:] = [renamed.get(value, value) for value in node.output]
-    graph.node.extend(copies)
+CANDIDATES = ("boxes", "scores")  # outputs of the graph before
 
 
 def append_selection(graph: Any, overlap: float, score_threshold: float, limit: int) -> None:
@@ -74,10 +17,8 @@ def append_selection(graph: Any, overlap: float, score_threshold: float, limit: 
     the threshold the ``limit`` best stay, cut at the edges of the graph's input. The graph then gives ``boxes``
     ``K × 4``, ``scores`` ``K`` and ``labels`` ``K`` (int64), the surest first.
     """
-    from onnx import TensorProto, helper, numpy_helper
-
     height, width = (side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:])
-    inner = {"boxes": "all_boxes", "scores": "all_scores"}
+    inner = {name: f"all_{name}" for name in CANDIDATES}
     for node in graph.node:
         node.input[:] = [inner.get(value, value) for value in node.input]
         node.output[:] = [inner.get(value, value) for value in node.output]

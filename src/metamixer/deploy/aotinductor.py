@@ -1,0 +1,71 @@
+"""AOTInductor: the captured program compiled to a shared library for processors like this machine's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metamixer.deploy.quiet import quiet
+from metamixer.deploy.report import Outputs, Runtime, as_list, one_or_all
+from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.errors import MetamixerError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_FIXED = "the code is compiled for one picture of one size"
+REFUSES = {
+    "dynamic_batch": _FIXED,
+    "sizes": _FIXED,
+    "int8": "AOTInductor would compile a quantised program as float arithmetic; take onnx, executorch or litert",
+}
+RUNS_ON = ("torch",)
+
+
+def check() -> None:
+    """Raises MetamixerError where there is no C++ compiler."""
+    with quiet():  # the import speaks of CUDA
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise MetamixerError(
+            "export to AOTInductor needs a C++ compiler; none was found, nor does CXX name one"
+        ) from None
+
+
+def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
+    """Write one ``.pt2`` package, which :func:`torch._inductor.aoti_load_package` opens, with the metadata inside.
+
+    With ``fp16`` weights and arithmetic are in half precision behind float32 doors (the transforms stay in float32).
+    Raises MetamixerError for a name that does not end in ``.pt2``.
+    """
+    import torch
+
+    from metamixer.deploy.graph import capture, in_half
+
+    if path.suffix != ".pt2":
+        raise MetamixerError(f"{path.name}: the name of an AOTInductor package ends in .pt2")
+    program = capture(in_half(model) if settings.weights == "fp16" else model, example)
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": dict(settings.metadata)}
+    )
+    return "AOTInductor package"
+
+
+def load(path: str | Path, threads: int = 1) -> Runtime:
+    """The package as a function from float32 ``1 × C × H × W`` to its outputs, on the CPU."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = torch._inductor.aoti_load_package(str(path))
+
+    @torch.inference_mode()
+    def run(pictures: np.ndarray) -> Outputs:
+        return one_or_all([output.numpy() for output in as_list(model(torch.from_numpy(pictures)))])
+
+    return run

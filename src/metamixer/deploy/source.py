@@ -1,0 +1,193 @@
+"""What an export is made of: a model, what goes into it, what its outputs are called, and when two answers agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metamixer.data.transforms import Preprocessing, evaluation_transform
+from metamixer.deploy.graph import WithPreprocessing
+from metamixer.deploy.pictures import CHECKED, Picture, open_all, photographs, pictures_in, synthetic
+from metamixer.deploy.report import DIFFERENT, Agreement, Array, agreement, as_list
+from metamixer.deploy.settings import Precision, Selection
+from metamixer.errors import MetamixerError
+from metamixer.heads.base import Size
+from metamixer.models import class_names
+
+Answer = list[Array]
+"""All outputs of one call."""
+
+
+class Source:
+    """A model to be exported, checked and timed.
+
+    Args:
+        model: the network.
+        name: what messages, report and metadata call it.
+
+    Attributes:
+        outputs: names of the graph's outputs, in their order.
+        classifies: whether the one output holds the scores of classes.
+        checked: pictures, or whatever goes in, that an export is compared on, unless the user names others.
+        rectangles: whether a height and a width may be asked for.
+        refuses: what makes no sense for it, from the name of an option to the reason.
+        selection: of a detector that chooses among its boxes inside the graph, how it does that.
+    """
+
+    outputs: tuple[str, ...] = ()
+    classifies = False
+    checked = 16
+    rectangles = False
+    refuses: ClassVar[Mapping[str, str]] = {}
+    selection: Selection | None = None
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.model = model
+        self.name = name
+
+    @property
+    def own_size(self) -> int | None:
+        """Side of the model's own pictures in pixels; None where it has no size of its own."""
+        return None
+
+    def graph(self, model: nn.Module) -> nn.Module:
+        """What computes the raw outputs of the model, or of a merged copy of it."""
+        return model
+
+    def written(self, graph: nn.Module) -> nn.Module:
+        """What is given to a target's ``write``, of :meth:`graph`."""
+        return graph
+
+    def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
+        """What an export is checked on, a batch: the given pictures, else what suits the model."""
+        raise NotImplementedError
+
+    def example(self, batch: int, size: int | None) -> Tensor:
+        """Random numbers that one call is timed on."""
+        raise NotImplementedError
+
+    def side(self, inputs: Tensor) -> int:
+        """The size in a report: the shorter side of pictures in pixels."""
+        return min(inputs.shape[-2:])
+
+    def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
+        """As text: architecture, what goes in and what comes out."""
+        raise NotImplementedError
+
+    def expected(self, graph: nn.Module, inputs: Tensor) -> Answer:
+        """What an artefact of :meth:`written` must say, by PyTorch."""
+        return answer_of(graph, inputs)
+
+    def agreement(self, expected: Sequence[Answer], answers: Sequence[Answer], weights: Precision) -> Agreement:
+        """How far the answers of a runtime are from those expected, over all calls."""
+        found = agreement_of_all(expected, answers)
+        return found if self.classifies else replace(found, top1=float("nan"))
+
+
+class ClassifierSource(Source):
+    """Pictures for a backbone with its classifier, or for any module that takes maps and gives scores.
+
+    Args:
+        model: ``B × C × S × S`` to ``B × classes``.
+        name: as of :class:`Source`.
+        normalise: build the normalisation into the graph.
+        softmax: give probabilities.
+
+    Raises MetamixerError where the model does not know its normalisation.
+    """
+
+    classifies = True
+    checked = CHECKED
+    refuses: ClassVar[Mapping[str, str]] = {"nms": "it gives no boxes"}
+
+    def __init__(self, model: nn.Module, name: str, normalise: bool, softmax: bool) -> None:
+        super().__init__(model, name)
+        self.normalise = normalise
+        self.softmax = softmax
+        self.outputs = ("probabilities" if softmax else "logits",)
+        self.cfg: Any = getattr(model, "pretrained_cfg", None)
+        self.channels: int = getattr(model, "in_chans", self.cfg["input_size"][0] if self.cfg else 3)
+        if normalise and (self.cfg is None or self.channels != len(self.cfg["mean"])):
+            raise MetamixerError(f"{name} does not say how its pictures are normalised")
+
+    @property
+    def own_size(self) -> int | None:
+        return self.cfg["input_size"][-1] if self.cfg else None
+
+    def graph(self, model: nn.Module) -> nn.Module:
+        if not (self.normalise or self.softmax):
+            return model
+        mean, std = (self.cfg["mean"], self.cfg["std"]) if self.normalise else (None, None)
+        return WithPreprocessing(model, mean, std, self.softmax).eval()
+
+    def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
+        """``N × C × S × S`` float32 as the graph takes them: the given pictures, else photographs, else noise."""
+        assert not isinstance(size, tuple)
+        if isinstance(pictures, (str, Path)):
+            pictures = pictures_in(pictures, most)
+        if self.cfg is None:
+            if size is None or pictures:
+                raise MetamixerError("a model without a timm pretrained_cfg needs image_size and takes no pictures")
+            return synthetic(self.channels, size)
+        preprocessing = Preprocessing.of(self.cfg, size)
+        if self.channels != 3:
+            if pictures:
+                raise MetamixerError(f"{self.name} takes {self.channels} channels, pictures have 3")
+            return synthetic(self.channels, preprocessing.image_size)
+        transform = evaluation_transform(preprocessing)
+        opened = open_all(pictures) if pictures else photographs(most)
+        pixels = torch.stack([transform(picture) for picture in opened])
+        return pixels.float() if self.normalise else preprocessing.normalise(pixels)
+
+    def example(self, batch: int, size: int | None) -> Tensor:
+        return uniform(batch, self.channels, *2 * (size or self.own_size or 224,))
+
+    def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
+        """As text: architecture, classes, preprocessing, what goes in and what comes out."""
+        size = self.side(inputs)
+        metadata = {
+            "producer": "metamixer",
+            "architecture": self.name,
+            "image_size": str(size) if sizes is None else f"{sizes[0]}-{sizes[1]}",
+            "input": "RGB, 0 to 255" if self.normalise else "normalised",
+            "output": self.outputs[0],
+        }
+        if self.cfg is not None:
+            metadata["preprocessing"] = json.dumps(asdict(Preprocessing.of(self.cfg, size)))
+            names = class_names(self.model)
+            if names is not None:
+                metadata["classes"] = json.dumps(names)
+                metadata["class_names"] = json.dumps(class_names(self.model, readable=True))
+        return metadata
+
+
+@torch.inference_mode()
+def answer_of(graph: nn.Module, inputs: Tensor) -> Answer:
+    """All outputs of a module."""
+    return [output.numpy() for output in as_list(graph(inputs))]
+
+
+def agreement_of_all(expected: Sequence[Answer], answers: Sequence[Answer]) -> Agreement:
+    """The largest differences of any output, each as a share of that output's largest magnitude over all calls.
+
+    A shape that differs, a missing output or a value that is not finite counts as an infinite difference.
+    """
+    if [[one.shape for one in answer] for answer in expected] != [[one.shape for one in answer] for answer in answers]:
+        return DIFFERENT
+    outputs = zip(zip(*expected, strict=True), zip(*answers, strict=True), strict=True)
+    first, *others = (agreement(np.concatenate(mine), np.concatenate(its)) for mine, its in outputs)
+    for other in others:
+        first = first.worse(other)
+    return first
+
+
+def uniform(*shape: int) -> Tensor:
+    """Random numbers from 0 to 1, the same on every call."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
