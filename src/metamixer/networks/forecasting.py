@@ -20,6 +20,7 @@ from metamixer.ops.depthwise1d import depthwise_conv1d, pays_as_matrix, toeplitz
 from metamixer.ops.dropout import drop_, gelu_of_kept_
 from metamixer.ops.gradient_layout import contiguous_gradient, transposed_product
 from metamixer.ops.linear_norm import Moments, merged_norm, merged_norms
+from metamixer.ops.precision import autocast_is_on
 
 TOKEN_EXPANSION = 2  # of the token mixers, in all released settings
 OUTPUT_DROP_RATE = 0.15  # of all mixers
@@ -41,7 +42,7 @@ def _fold_into(conv: nn.Conv1d, norm: nn.Module) -> nn.Module:
 
 def norms_merge(x: Tensor, norm: nn.Module) -> bool:
     """May a norm behind a linear map of x become part of the map in training? Not where types are mixed."""
-    return isinstance(norm, nn.BatchNorm1d) and not torch.is_autocast_enabled(x.device.type)
+    return isinstance(norm, nn.BatchNorm1d) and not autocast_is_on(x)
 
 
 class PatchDepthwise(nn.Conv1d):

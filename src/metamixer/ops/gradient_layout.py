@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metamixer.ops.precision import autocast_is_on
+
 
 class _ContiguousGradient(torch.autograd.Function):
     @staticmethod
@@ -41,6 +43,6 @@ class _TransposedProduct(torch.autograd.Function):
 
 def transposed_product(weight: Tensor, x: Tensor) -> Tensor:
     """``torch.bmm(weight, x.transpose(0, 1))``, whose gradient for ``x`` is written in the order of x."""
-    if weight.requires_grad and x.requires_grad and not torch.is_autocast_enabled(x.device.type):
+    if weight.requires_grad and x.requires_grad and not autocast_is_on(x):
         return _TransposedProduct.apply(weight, x)
     return torch.bmm(weight, x.transpose(0, 1))

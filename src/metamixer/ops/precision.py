@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 
+def autocast_is_on(x: Tensor) -> bool:
+    """Does autocast work on the device of ``x``? Devices that do not know it, such as ``meta``, raise if asked."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run ``function(x, ...)`` outside autocast with ``x`` in float32 at least (float64 stays float64)."""
 
@@ -18,9 +23,8 @@ def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         # Entered only where needed: an autocast region would show up as an extra node in exported graphs.
-        device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
+        if autocast_is_on(x):
+            with torch.autocast(x.device.type, enabled=False):
                 return function(x, *args, **kwargs)
         return function(x, *args, **kwargs)
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metamixer.ops.precision import autocast_is_on
+
 # Free cells around every cloud in the packed keys: no offset of a kernel can reach the next row, layer or cloud.
 REACH = 8
 LARGEST_KERNEL = 2 * REACH + 1
@@ -135,9 +137,8 @@ def submanifold_conv(x: Tensor, pairs: Pairs, weight: Tensor, bias: Tensor | Non
     k = pairs.kernel_size
     if weight.ndim != 5 or tuple(weight.shape[1:4]) != (k, k, k) or x.ndim != 2 or x.shape[1] != weight.shape[4]:
         raise ValueError(f"features {tuple(x.shape)} and a kernel {tuple(weight.shape)} do not fit neighbours of {k}³")
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    if autocast_is_on(x):
+        dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     out: Tensor = _GatherMultiplyAdd.apply(x, weight.flatten(1, 3).permute(1, 2, 0), pairs)
     return out if bias is None else out + bias.to(out.dtype)
