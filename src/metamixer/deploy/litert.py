@@ -58,6 +58,8 @@ def _quantise(floats: Path, path: Path, settings: Settings) -> None:
         return
     assert settings.calibration is not None
     work.load_quantization_recipe(recipe.static_wi8_ai8())
+    for place in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):  # which stay float32
+        work.update_quantization_recipe(".*", place, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
     samples = [{"args_0": picture[None]} for picture in settings.calibration]
     ranges = work.calibrate({"serving_default": samples}, num_threads=1)
     work.quantize(ranges).export_model(str(path))
