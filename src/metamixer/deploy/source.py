@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ Answer = list[Array]
 """All outputs of one call."""
 
 
-class Source:
+class Source(ABC):
     """A model to be exported, checked and timed.
 
     Args:
@@ -65,13 +66,13 @@ class Source:
         """What is given to a target's ``write``, of :meth:`graph`."""
         return graph
 
+    @abstractmethod
     def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
         """What an export is checked on, a batch: the given pictures, else what suits the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def example(self, batch: int, size: int | None) -> Tensor:
         """Random numbers that one call is timed on."""
-        raise NotImplementedError
 
     def side(self, inputs: Tensor) -> int:
         """The size in a report: the shorter side of pictures in pixels."""
@@ -79,7 +80,7 @@ class Source:
 
     def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
         """As text: architecture, what goes in and what comes out."""
-        raise NotImplementedError
+        return {"producer": "metamixer", "architecture": self.name}
 
     def expected(self, graph: nn.Module, inputs: Tensor) -> Answer:
         """What an artefact of :meth:`written` must say, by PyTorch."""
