@@ -20,7 +20,7 @@ import metamixer as mm
 from metamixer import MetamixerError, TrainConfig, build, train
 from metamixer.cli import main
 from metamixer.data.annotations import open_class_maps, open_objects
-from metamixer.heads.base import Detections
+from metamixer.heads.base import DenseModel, Detections
 from metamixer.heads.boxes import rescaled
 from metamixer.heads.build import HEADS
 from metamixer.tasks.dense import (
@@ -374,12 +374,17 @@ def test_every_kind_of_data_has_a_recipe() -> None:
         assert kind in said
 
 
+def saved_segmenter(path: Path) -> DenseModel:
+    model = build("semantic_fpn", NANO, num_classes=3, channels=16)
+    model.pretrained_cfg |= {"label_names": ("ground", *shapes.NAMES), "input_size": (3, SIDE, SIDE)}
+    save_checkpoint(model, path)
+    return model
+
+
 def test_the_verbs_know_detectors_and_segmenters(
     coco: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = build("semantic_fpn", NANO, num_classes=3, channels=16)
-    model.pretrained_cfg |= {"label_names": ("ground", *shapes.NAMES), "input_size": (3, SIDE, SIDE)}
-    save_checkpoint(model, tmp_path / "segmenter.safetensors")
+    saved_segmenter(tmp_path / "segmenter.safetensors")
     assert main(["evaluate", str(tmp_path / "segmenter.safetensors"), "--data", str(maps), "--workers", "0"]) == 0
     assert "IoU/ground" in capsys.readouterr().out
     picture = str(maps / "val" / "images" / "0.png")
@@ -396,9 +401,7 @@ def test_the_verbs_know_detectors_and_segmenters(
 def test_evaluate_takes_views_and_formats(
     coco: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = build("semantic_fpn", NANO, num_classes=3, channels=16)
-    model.pretrained_cfg |= {"label_names": ("ground", *shapes.NAMES), "input_size": (3, SIDE, SIDE)}
-    save_checkpoint(model, tmp_path / "segmenter.safetensors")
+    model = saved_segmenter(tmp_path / "segmenter.safetensors")
     asked = ["evaluate", str(tmp_path / "segmenter.safetensors"), "--data", str(maps), "--workers", "0"]
     assert main([*asked, "--mirror", "--scales", "1", "2", "--window", "32", "--stride", "16"]) == 0
     expected = evaluate_dense(model, maps, how=SegmentationInference(32, 16, (1.0, 2.0), True), workers=0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metamixer.deploy.report import Outputs, Runtime, as_list, one_or_all
+from metamixer.deploy.report import Runtime
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.deploy.targets import Target
+from metamixer.deploy.torch import runtime_of
 
 EAGER = Target("metamixer.bench.eager", ".pt", "PyTorch (eager)", None)
 RUNS_ON = ("torch", "timm", "metamixer.deploy.export")  # the last holds all that a pickled network may be
@@ -29,10 +29,4 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
 def load(path: str | Path, threads: int = 1) -> Runtime:
     """The module as a function from float32 ``B × C × H × W`` to its outputs. Opens files of this program alone."""
     torch.set_num_threads(threads)
-    model = torch.load(path, weights_only=False)
-
-    @torch.inference_mode()
-    def run(pictures: np.ndarray) -> Outputs:
-        return one_or_all([output.numpy() for output in as_list(model(torch.from_numpy(pictures)))])
-
-    return run
+    return runtime_of(torch.load(path, weights_only=False))

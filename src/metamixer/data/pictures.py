@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,17 @@ def pictures_below(folder: str | Path) -> list[Path]:
     for parent, _, names in os.walk(folder, followlinks=True):
         found.extend(Path(parent, n) for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith("."))
     return sorted(found)
+
+
+def picture_files(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the pictures below them. Raises MetamixerError for a folder without any."""
+    files: list[Path] = []
+    for path in paths:
+        found = pictures_below(path) if path.is_dir() else [path]
+        if not found:
+            raise MetamixerError(f"{path} holds no pictures")
+        files.extend(found)
+    return files
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from metamixer.deploy.quiet import quiet
-from metamixer.deploy.report import Outputs, Runtime, as_list, one_or_all
+from metamixer.deploy.report import Runtime
 from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.deploy.torch import runtime_of
 from metamixer.errors import MetamixerError
 
 if TYPE_CHECKING:
@@ -62,10 +61,4 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     import torch
 
     torch.set_num_threads(threads)
-    model = torch._inductor.aoti_load_package(str(path))
-
-    @torch.inference_mode()
-    def run(pictures: np.ndarray) -> Outputs:
-        return one_or_all([output.numpy() for output in as_list(model(torch.from_numpy(pictures)))])
-
-    return run
+    return runtime_of(torch._inductor.aoti_load_package(str(path)))

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tf
 from metamixer.data.joint_transforms import DIVISOR
 from metamixer.data.transforms import Preprocessing
 from metamixer.deploy.graph import WithPreprocessing
-from metamixer.deploy.pictures import Picture, open_all, photographs, pictures_in
+from metamixer.deploy.pictures import Picture, open_given
 from metamixer.deploy.report import DIFFERENT, Agreement
 from metamixer.deploy.settings import Precision, Selection
 from metamixer.deploy.source import Answer, Source, uniform
@@ -159,9 +159,7 @@ class DenseSource(Source):
 
     def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
         """``N × 3 × H × W``: the given pictures, else photographs, laid into the input by :func:`fit_picture`."""
-        if isinstance(pictures, (str, Path)):
-            pictures = pictures_in(pictures, most)
-        opened = open_all(pictures) if pictures else photographs(most)
+        opened = open_given(pictures, most)
         whole = input_size(self.model, size)
         return torch.cat([fit_picture(self.model, picture, whole, self.normalise)[0] for picture in opened])
 

@@ -11,7 +11,7 @@ from PIL import ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
-from metamixer.deploy.pictures import Picture, open_all, photographs, pictures_in
+from metamixer.deploy.pictures import Picture, open_given
 from metamixer.deploy.source import Source, uniform
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import Size
@@ -38,19 +38,15 @@ class EnlargementSource(Source):
     def inputs(self, size: int | Size | None, pictures: str | Path | Sequence[Picture], most: int) -> Tensor:
         """``N × 3 × S × S``, scaled and cropped: the given pictures, else photographs."""
         assert not isinstance(size, tuple)
-        if isinstance(pictures, (str, Path)):
-            pictures = pictures_in(pictures, most)
         size = size or SIDE
-        opened = open_all(pictures) if pictures else photographs(most)
+        opened = open_given(pictures, most)
         return torch.stack([V.to_image(ImageOps.fit(picture, (size, size))) for picture in opened]).float() / 255
 
     def example(self, batch: int, size: int | None) -> Tensor:
         return uniform(batch, 3, *2 * (size or SIDE,))
 
     def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
-        return {
-            "producer": "metamixer",
-            "architecture": self.name,
+        return super().metadata(inputs, sizes) | {
             "image_size": str(self.side(inputs)) if sizes is None else f"{sizes[0]}-{sizes[1]}",
             "scale": str(self.model.scale),
             "input": "RGB, 0 to 1",
@@ -84,9 +80,7 @@ class SeriesSource(Source):
         return inputs.shape[1]
 
     def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
-        return {
-            "producer": "metamixer",
-            "architecture": self.name,
+        return super().metadata(inputs, sizes) | {
             "input": f"batch x {self.model.lookback} time steps x {self.model.channels} variables, standardised",
             "output": f"batch x {self.model.horizon} time steps x {self.model.channels} variables, standardised",
         }

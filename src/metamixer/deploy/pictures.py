@@ -58,6 +58,13 @@ def photographs(count: int = CHECKED) -> list[Image.Image]:
     return result[:count]
 
 
+def open_given(pictures: str | Path | Sequence[Picture], most: int) -> list[Image.Image]:
+    """The given pictures, of a folder at most that many; where none are given, that many photographs."""
+    if isinstance(pictures, (str, Path)):
+        pictures = pictures_in(pictures, most)
+    return open_all(pictures) if pictures else photographs(most)
+
+
 def synthetic(channels: int, size: int, count: int = 8) -> Tensor:
     """Blurred noise over several scales, the same on every call, with about the statistics of normalised pictures."""
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.deploy.graph import WithPreprocessing
-from metamixer.deploy.pictures import CHECKED, Picture, open_all, photographs, pictures_in, synthetic
+from metamixer.deploy.pictures import CHECKED, Picture, open_given, pictures_in, synthetic
 from metamixer.deploy.report import DIFFERENT, Agreement, Array, agreement, as_list
 from metamixer.deploy.settings import Precision, Selection
 from metamixer.errors import MetamixerError
@@ -143,8 +143,7 @@ class ClassifierSource(Source):
                 raise MetamixerError(f"{self.name} takes {self.channels} channels, pictures have 3")
             return synthetic(self.channels, preprocessing.image_size)
         transform = evaluation_transform(preprocessing)
-        opened = open_all(pictures) if pictures else photographs(most)
-        pixels = torch.stack([transform(picture) for picture in opened])
+        pixels = torch.stack([transform(picture) for picture in open_given(pictures, most)])
         return pixels.float() if self.normalise else preprocessing.normalise(pixels)
 
     def example(self, batch: int, size: int | None) -> Tensor:
@@ -153,9 +152,7 @@ class ClassifierSource(Source):
     def metadata(self, inputs: Tensor, sizes: tuple[int, int] | None) -> dict[str, str]:
         """As text: architecture, classes, preprocessing, what goes in and what comes out."""
         size = self.side(inputs)
-        metadata = {
-            "producer": "metamixer",
-            "architecture": self.name,
+        metadata = super().metadata(inputs, sizes) | {
             "image_size": str(size) if sizes is None else f"{sizes[0]}-{sizes[1]}",
             "input": "RGB, 0 to 255" if self.normalise else "normalised",
             "output": self.outputs[0],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +44,12 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     import torch
 
     torch.set_num_threads(threads)
-    module = torch.export.load(path).module()
+    return runtime_of(torch.export.load(path).module())
+
+
+def runtime_of(module: Callable[[Tensor], Any]) -> Runtime:
+    """A module as a function of arrays, without gradients."""
+    import torch
 
     @torch.inference_mode()
     def run(pictures: np.ndarray) -> Outputs:

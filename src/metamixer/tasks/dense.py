@@ -19,7 +19,7 @@ from metamixer.data.annotations.find import Format
 from metamixer.data.annotations.records import Picture
 from metamixer.data.annotations.shapes import to_masks
 from metamixer.data.files import make_folder, replace_when_done
-from metamixer.data.pictures import pictures_below, read_picture, to_rgb
+from metamixer.data.pictures import picture_files, read_picture, to_rgb
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, SegmentationModel
 from metamixer.heads.build import HEADS, build
@@ -93,12 +93,7 @@ def predict_files(
     videos, and ``predictions.json``. A picture that cannot be read is named, and the others are predicted all the same.
     Raises MetamixerError for a folder without pictures, and for a video without ``out``.
     """
-    files: list[Path] = []
-    for path in paths:
-        found = pictures_below(path) if path.is_dir() else [path]
-        if not found:
-            raise MetamixerError(f"{path} holds no pictures")
-        files += found
+    files = picture_files(paths)
     folder = None if out is None else make_folder(out)
     if folder is None and any(file.suffix.lower() in VIDEOS for file in files):
         raise MetamixerError("a video needs a folder for the drawn one: name it with --out")

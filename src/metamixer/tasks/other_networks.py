@@ -17,7 +17,7 @@ from torch import nn
 
 from metamixer.data.clouds import Scenes
 from metamixer.data.files import make_folder, replace_when_done
-from metamixer.data.pictures import pictures_below
+from metamixer.data.pictures import picture_files
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
 from metamixer.tasks.forecasting import evaluate_series, forecast
@@ -117,15 +117,7 @@ def predict_files(network: nn.Module, paths: Sequence[Path], out: Path | None) -
 
 def _files(network: nn.Module, paths: Sequence[Path]) -> list[Path]:
     """The paths, for super-resolution with folders as the pictures below them."""
-    if not isinstance(network, FFNetSR):
-        return list(paths)
-    files: list[Path] = []
-    for path in paths:
-        found = pictures_below(path) if path.is_dir() else [path]
-        if not found:
-            raise MetamixerError(f"{path} holds no pictures")
-        files += found
-    return files
+    return picture_files(paths) if isinstance(network, FFNetSR) else list(paths)
 
 
 def evaluate_data(network: nn.Module, data: str | Path) -> dict[str, float]:

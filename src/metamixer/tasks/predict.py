@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from torch import nn
 from tyro.conf import Positional, arg
 
 from metamixer.data.files import make_folder, replace_when_done
-from metamixer.data.pictures import pictures_below, read_picture, to_rgb
+from metamixer.data.pictures import picture_files, read_picture, to_rgb
 from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
@@ -135,7 +134,7 @@ def predict_command(
         return predict_files(classifier, (picture, *more), out, image_size, score)
     if isinstance(classifier, KINDS):
         return other_networks.predict_files(classifier, (picture, *more), out)
-    files = _picture_files((picture, *more))
+    files = picture_files((picture, *more))
     folder = None if out is None else make_folder(out)
     results = []
     for file in files:
@@ -152,17 +151,6 @@ def predict_command(
         with replace_when_done(folder / "predictions.json") as temporary:
             temporary.write_text(json.dumps([result.to_dict() for result in results], indent=2) + "\n")
     return 0 if len(results) == len(files) else 1
-
-
-def _picture_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, folders as the pictures below them."""
-    files: list[Path] = []
-    for path in paths:
-        found = pictures_below(path) if path.is_dir() else [path]
-        if not found:
-            raise MetamixerError(f"{path} holds no pictures")
-        files.extend(found)
-    return files
 
 
 def _print_table(result: Prediction) -> None:
