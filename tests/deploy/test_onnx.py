@@ -15,7 +15,7 @@ from PIL import Image
 import metamixer as mm
 from metamixer.deploy import onnx as target
 from metamixer.deploy.export import export_command
-from metamixer.deploy.onnx_graph import in_eight_bits, in_half_precision
+from metamixer.deploy.onnx_graph import drop_zero_points, in_eight_bits, in_half_precision
 from metamixer.deploy.pictures import photographs
 from metamixer.deploy.report import report_path
 from metamixer.deploy.settings import PLAIN
@@ -158,6 +158,35 @@ def test_eight_bits(tmp_path):
         sizes[tensor.data_type] += int(np.prod(tensor.dims))
     assert sizes[onnx.TensorProto.INT8] > 0.9 * sum(sizes.values())
     assert report.size_bytes < 0.35 * 4 * report.parameters_after
+
+
+def test_zero_points_of_zero_are_left_out(tmp_path):
+    """A missing zero point is zero; one that is not zero stays."""
+    helper, types = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["bias", "scale", "zeros"], ["left"], axis=0),
+            helper.make_node("DequantizeLinear", ["bias", "scale", "points"], ["right"], axis=0),
+        ],
+        "two",
+        [],
+        [helper.make_tensor_value_info(name, types.FLOAT, (3,)) for name in ("left", "right")],
+        [
+            onnx.numpy_helper.from_array(np.array(values, dtype), name)
+            for name, values, dtype in (
+                ("bias", [1, -2, 3], np.int8),
+                ("scale", [0.5, 1, 2], np.float32),
+                ("zeros", [0, 0, 0], np.int8),
+                ("points", [0, 1, 0], np.int8),
+            )
+        ],
+    )
+    drop_zero_points(graph)
+    assert [tensor.name for tensor in graph.initializer] == ["bias", "scale", "points"]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    left, right = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    np.testing.assert_array_equal(left, [0.5, -2, 6])
+    np.testing.assert_array_equal(right, [0.5, -3, 6])
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     import onnx
 
     from metamixer.deploy.onnx_graph import (
+        drop_zero_points,
         forget_sources,
         in_eight_bits,
         in_half_precision,
@@ -62,6 +63,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     if settings.weights != "fp32":
         in_half_precision(file.graph)
     if settings.weights == "int8":
+        drop_zero_points(file.graph)
         shorten_names(file.graph)
     name_outputs(file.graph, settings.outputs if settings.selection is None else CANDIDATES)
     if settings.selection is not None:

@@ -115,6 +115,18 @@ def in_eight_bits(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
+def drop_zero_points(graph: Any) -> None:
+    """Leave out the zero points that are lists of zeros, which is what a missing one means.
+
+    Weights and biases are quantised symmetrically, so theirs are; a bias's is as large as the bias itself.
+    """
+    zeros = {t.name for t in graph.initializer if t.dims and not numpy_helper.to_array(t).any()}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[2] in zeros:
+            del node.input[2]
+    _drop_unread(graph)
+
+
 def shorten_names(graph: Any) -> None:
     """Number all inner values and drop their noted shapes: in a small quantised file names weigh as much as weights."""
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}

@@ -35,6 +35,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     program = capture(in_half(model) if settings.weights == "fp16" else model, example, settings)
     for node in program.graph.nodes:  # source lines of the exporting machine
         node.meta.pop("stack_trace", None)
+    program.example_inputs = None  # the user's picture, and all others it was read with
     torch.export.save(program, path, extra_files={"metadata.json": json.dumps(dict(settings.metadata))})
     return "torch.export program"
 
