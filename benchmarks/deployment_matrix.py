@@ -82,6 +82,8 @@ def main(
         repeats: rounds of timing.
     """
     rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if artefacts is not None:
+        artefacts.mkdir(parents=True, exist_ok=True)
     for name in models:
         keys = {_key(name, target, kind): (target, kind) for target in targets for kind in weights}
         if latencies:
