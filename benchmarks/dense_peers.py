@@ -4,7 +4,7 @@
 
 trains the recipe's head with each backbone on the same pictures in the same order, for the same steps: ours from the
 weights that come with the package, ours from random weights, and networks of timm of about its size from random
-weights. Interrupted, it goes on where it was. Writes ``dense_peers.md`` beside this file.
+weights. Interrupted, it goes on where it was. Writes ``dense_peers_TASK.md`` beside this file.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from metamixer.tasks.detection import Detection
 from metamixer.tasks.segmentation import SemanticSegmentation
 from metamixer.train.config import TrainConfig
 from metamixer.train.loop import train
-from metamixer.train.recipes.detection import small_detection
+from metamixer.train.recipes.detection import small_detection, small_instances
 from metamixer.train.recipes.segmentation import camvid_semantic_fpn
 
-TABLE = Path(__file__).with_suffix(".md")
-RECIPES = {"camvid": camvid_semantic_fpn, "bccd": small_detection}
-SHOWN = {"camvid": ("mIoU", "pixel_accuracy"), "bccd": ("mAP50", "mAP")}
+RECIPES = {"camvid": camvid_semantic_fpn, "bccd": small_detection, "pennfudan": small_instances}
+SHOWN = {"camvid": ("mIoU", "pixel_accuracy"), "bccd": ("mAP50", "mAP"), "pennfudan": ("mAP50", "mask_mAP50")}
+TESTED = {"camvid": "test", "bccd": "test", "pennfudan": "val"}  # Penn-Fudan has no part for tests
 BACKBONES = ("casvit_nano.tiny_in", "casvit_nano", "mobilenetv4_conv_small", "edgenext_xx_small")
 
 
 def main(
-    task: Positional[Literal["camvid", "bccd"]],
+    task: Positional[Literal["camvid", "bccd", "pennfudan"]],
     data: Positional[Path],
     out: Path = Path("runs/peers"),
     backbones: tuple[str, ...] = BACKBONES,
@@ -51,7 +51,8 @@ def main(
     """Train and test all, one after the other.
 
     Args:
-        task: recipe whose head and settings are taken: semantic FPN on CamVid, or RetinaNet on BCCD.
+        task: recipe whose head and settings are taken: semantic FPN on CamVid, RetinaNet on BCCD, Mask R-CNN on
+            Penn-Fudan.
         data: the data set's folder.
         out: folder of the runs.
         backbones: timm names; those with ``.tag`` start from its weights, the others from random ones.
@@ -92,7 +93,7 @@ def _task(
     )
     if isinstance(given, SemanticSegmentation):
         return replace(given, crop=given.crop if crop is None else crop)
-    return replace(given, format="coco")
+    return given
 
 
 def _row(task: str, config: TrainConfig, backbone: str, data: Path) -> str:
@@ -101,7 +102,7 @@ def _row(task: str, config: TrainConfig, backbone: str, data: Path) -> str:
     model = load_dense_model(result.best)
     assert model is not None
     void = 11 if task == "camvid" else 255
-    tested = evaluate_dense(model, data, "test", format="coco", void=void)
+    tested = evaluate_dense(model, data, TESTED[task], void=void)
     shown = [f"{result.metrics[SHOWN[task][0]]:.3f}", *(f"{tested[name]:.3f}" for name in SHOWN[task])]
     name, _, tag = backbone.partition(".")
     macs = count_macs_of(model.backbone, torch.zeros(1, 3, 256, 256)) / 1e6
@@ -120,6 +121,7 @@ def _settings(config: TrainConfig) -> str:
 
 def _write(task: str, rows: Sequence[str], how: str) -> None:
     first, second = SHOWN[task]
+    part = TESTED[task]
     lines = [
         "# The same head on our backbone and on peers",
         "",
@@ -127,7 +129,7 @@ def _write(task: str, rows: Sequence[str], how: str) -> None:
         "Each network is tested once, as it was after its best epoch in validation. Parameters and multiply-adds (at",
         "256 × 256) are the backbone's.",
         "",
-        f"| backbone | starts from | parameters, M | MACs, M | {first}, validation | {first}, test | {second}, test |",
+        f"| backbone | starts from | parameters, M | MACs, M | {first}, val | {first}, {part} | {second}, {part} |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
@@ -135,7 +137,7 @@ def _write(task: str, rows: Sequence[str], how: str) -> None:
         "",
         f"Made by `python benchmarks/dense_peers.py {' '.join(sys.argv[1:])}`.",
     ]
-    with replace_when_done(TABLE) as temporary:
+    with replace_when_done(Path(__file__).with_name(f"dense_peers_{task}.md")) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.ops import use_transform
 
 
 class WithPreprocessing(nn.Module):
@@ -47,8 +48,7 @@ def capture(model: nn.Module, example: Tensor, settings: Settings = PLAIN) -> to
 
     The transforms' matrices are constants in it where the size is fixed, and computed from the size where it is not.
     """
-    with torch.no_grad():
-        model(example)  # leaves the matrices in the cache from which the graph takes them
+    keep_matrices(model, example)
     shapes: dict[int, Any] = {}
     if settings.dynamic_batch:
         example = torch.cat([example, example])  # a batch of one would be taken for a constant of the program
@@ -57,6 +57,12 @@ def capture(model: nn.Module, example: Tensor, settings: Settings = PLAIN) -> to
         low, high = settings.sizes
         shapes |= {2: torch.export.Dim("height", min=low, max=high), 3: torch.export.Dim("width", min=low, max=high)}
     return torch.export.export(model, (example,), dynamic_shapes=(shapes,) if shapes else None)
+
+
+def keep_matrices(model: nn.Module, example: Tensor) -> None:
+    """Leave the transforms' matrices for pictures like ``example`` in the cache, from which a graph takes them."""
+    with torch.no_grad(), use_transform("matmul"):  # large maps would take the FFT, which needs none
+        model(example)
 
 
 def in_half(model: nn.Module) -> nn.Module:

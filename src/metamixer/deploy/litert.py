@@ -36,10 +36,10 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     integers, weights quantised per channel and activations per tensor. The format's place for metadata is not written.
     """
     import litert_torch
-    import torch
 
-    with torch.no_grad():
-        model(example)  # leaves the transforms' matrices in the cache, so that the graph holds them as constants
+    from metamixer.deploy.graph import keep_matrices
+
+    keep_matrices(model, example)
     converted = litert_torch.convert(model, (example,))
     if settings.weights == "fp32":
         converted.export(str(path))
