@@ -9,6 +9,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from metamixer.backbones.base import Backbone, DistilledHead
+from metamixer.deploy.fold_norms import fold_norms
 from metamixer.mixers.conv_norm import affine_of
 
 
@@ -16,11 +17,14 @@ def merge(model: nn.Module) -> nn.Module:
     """A merged copy of ``model`` in evaluation mode; the model itself is left as it is.
 
     Folds every norm, parallel kernel, layer scale and linear chain that the modules know to fold (their ``fuse`` and
-    ``reparameterize``), averages two classifiers into one, and folds a last norm into the classifier. Exact up to
-    rounding. A merged model cannot be trained further in a meaningful way.
+    ``reparameterize``), averages two classifiers into one, and folds a last norm into the classifier. In other people's
+    networks batch norms go into the convolutions before them. Exact up to rounding. A merged model cannot be trained
+    further in a meaningful way.
     """
     merged = reparameterize_model(deepcopy(model).eval(), inplace=True)
-    if isinstance(merged, Backbone):
+    if not isinstance(merged, Backbone):
+        fold_norms(merged)
+    else:
         _merge_heads(merged)
         _fold_final_norm(merged)
     return merged
