@@ -19,9 +19,14 @@ _FIXED = "the converter keeps one picture of one size"
 REFUSES = {"dynamic_batch": _FIXED, "sizes": _FIXED}
 RUNS_ON = ("ai_edge_litert.interpreter",)
 
-# Computed in integers: the layers that hold nearly all weights, as in ONNX. The quantiser would take everything, and
-# filtered spectra do not stand eight bits.
-_INTEGERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+# What is quantised: the layers that hold nearly all weights, by operation and by the name of their output. To the
+# converter products with the transforms' matrices are linear layers too; filtered spectra do not stand eight bits, and
+# the quantiser stumbles over matrices that several layers share.
+_QUANTISED = {
+    "CONV_2D": ".*",
+    "DEPTHWISE_CONV_2D": ".*",
+    "FULLY_CONNECTED": r"nn\.modules\.linear\.Linear|serving_default_output",  # the second: a classifier
+}
 
 
 def check() -> None:
@@ -57,12 +62,13 @@ def _quantise(floats: Path, path: Path, settings: Settings) -> None:
     work = quantizer.Quantizer(str(floats))
     if settings.weights == "fp16":
         casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
-        work.add_weight_only_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, num_bits=16, algorithm_key=casting)
+        for layer, place in _QUANTISED.items():
+            work.add_weight_only_config(place, qtyping.TFLOperationName[layer], num_bits=16, algorithm_key=casting)
         work.quantize().export_model(str(path))
         return
     assert settings.calibration is not None
-    for layer in _INTEGERS:
-        work.add_static_config(".*", qtyping.TFLOperationName[layer], activation_num_bits=8, weight_num_bits=8)
+    for layer, place in _QUANTISED.items():
+        work.add_static_config(place, qtyping.TFLOperationName[layer], activation_num_bits=8, weight_num_bits=8)
     samples = [{"args_0": picture[None]} for picture in settings.calibration]
     ranges = work.calibrate({"serving_default": samples}, num_threads=1)
     work.quantize(ranges).export_model(str(path))
