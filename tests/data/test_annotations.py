@@ -283,9 +283,11 @@ def halves(left: int, right: int) -> np.ndarray:
 
 
 def camvid_like(root: Path) -> None:
+    values = halves(0, 2)
+    values[:5] = 1
     for split in ("train", "val"):
         picture(root / split / "images" / "a.jpg")
-        class_map(root / split / "labels" / "a.png", halves(0, 2), palette=True)
+        class_map(root / split / "labels" / "a.png", values, palette=True)
 
 
 def ade_like(root: Path) -> None:
@@ -297,7 +299,7 @@ def ade_like(root: Path) -> None:
 def cityscapes_like(root: Path) -> None:
     for split in ("train", "val"):
         picture(root / "leftImg8bit" / split / "bonn" / "bonn_1_leftImg8bit.png")
-        for kind, values in (("labelTrainIds", halves(0, 255)), ("labelIds", halves(7, 0)), ("color", halves(9, 9))):
+        for kind, values in (("labelTrainIds", halves(1, 255)), ("labelIds", halves(7, 0)), ("color", halves(9, 9))):
             class_map(root / "gtFine" / split / "bonn" / f"bonn_1_gtFine_{kind}.png", values)
 
 
@@ -319,10 +321,10 @@ def flat(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "options", "classes", "labels"),
     [
-        (camvid_like, {}, 3, {0, 2}),
-        (camvid_like, {"void": 2}, 1, {0, 255}),
+        (camvid_like, {}, 3, {0, 1, 2}),
+        (camvid_like, {"void": 2}, 2, {0, 1, 255}),
         (ade_like, {"zero_is_void": True}, 2, {1, 255}),
-        (cityscapes_like, {}, 1, {0, 255}),
+        (cityscapes_like, {}, 2, {1, 255}),
         (voc_like, {}, 2, {1, 255}),
         (flat, {}, 2, {0, 1}),
     ],
@@ -345,13 +347,16 @@ def test_coloured_class_maps_need_their_table(tmp_path: Path) -> None:
         picture(tmp_path / split / "images" / "a.jpg")
         values = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         values[:, 10:] = (64, 128, 0)
-        values[:, 30:] = (1, 2, 3)  # in no table
+        values[:, 30:] = (1, 2, 3)
         class_map(tmp_path / split / "masks" / "a.png", values)
     with pytest.raises(MetamixerError, match=r"is coloured; its folder needs a class_dict.csv"):
         open_class_maps(tmp_path)
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\nroad,0,0,0\ntree,64,128,0\n")
-    found = open_class_maps(tmp_path)
-    assert found.classes == ("road", "tree")
+    with pytest.raises(MetamixerError, match=r"colours that are not in class_dict\.csv: 1, 2, 3"):
+        open_class_maps(tmp_path)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nroad,0,0,0\ntree,64,128,0\nvoid,1,2,3\n")
+    found = open_class_maps(tmp_path, void=2)
+    assert found.classes == ("road", "tree", "void")
     assert np.unique(read_class_map(found.pairs[0][1], found)).tolist() == [0, 1, 255]
 
 

@@ -43,8 +43,9 @@ def write_coco(root: Path, pictures: int = 8, side: int = 64, copies: int = 10, 
         (root / split).mkdir(parents=True)
     for i in range(pictures):
         pixels, _, objects = scene(rng, side, count, first=i)
-        for split in ("train", "val"):
-            Image.fromarray(pixels).save(root / split / f"{i}.png")
+        for split, times in (("train", copies), ("val", 1)):
+            for copy in range(times):
+                Image.fromarray(pixels).save(root / split / f"{i + 100 * copy}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": side, "width": side})
         for label, (left, top, right, bottom) in objects:
             entry = {"id": len(annotations), "image_id": i, "category_id": label + 1, "iscrowd": 0}
@@ -55,7 +56,11 @@ def write_coco(root: Path, pictures: int = 8, side: int = 64, copies: int = 10, 
     (root / "annotations").mkdir()
     for split, times in (("train", copies), ("val", 1)):
         content = {
-            "images": [{**one, "id": one["id"] + 100 * i} for i in range(times) for one in images],
+            "images": [
+                {**one, "id": one["id"] + 100 * i, "file_name": f"{one['id'] + 100 * i}.png"}
+                for i in range(times)
+                for one in images
+            ],
             "annotations": [
                 {**one, "id": one["id"] + 100 * i, "image_id": one["image_id"] + 100 * i}
                 for i in range(times)

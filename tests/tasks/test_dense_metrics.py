@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,13 @@ def test_map_of_cases_counted_by_hand(case: str) -> None:
     known = [entry for entry in entries if entry["category_id"] <= 2]
     for name, value in oracle(pictures, known, "bbox").items():
         assert metrics[name] == pytest.approx(value, abs=1e-6, nan_ok=True)
+
+
+def test_a_crowd_without_a_mask_counts_by_its_box() -> None:
+    crowd = replace(instance(0, OTHER, crowd=True), segmentation=None)
+    pictures = [Picture(Path("a.jpg"), SIZE, (instance(0, BOX), crowd))]
+    entries = [found(1, 0, BOX, 0.5), found(1, 0, (90, 30, 120, 60), 0.9)]  # the surer one lies in the crowd
+    assert coco_metrics(pictures, entries, masks=True)["mask_mAP"] == pytest.approx(1)
 
 
 def test_nothing_found_anywhere_is_zero() -> None:

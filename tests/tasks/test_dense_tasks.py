@@ -322,9 +322,24 @@ def test_masks_must_be_there_to_be_learnt(coco: Path, tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text(json.dumps(content))
     for name in {image["file_name"] for image in content["images"]}:
         (tmp_path / name).write_bytes((coco / "train" / name).read_bytes())
-    with pytest.raises(MetamixerError, match="mask_rcnn learns masks"):
+    with pytest.raises(MetamixerError, match="holds no mask to learn from"):
         detector(tmp_path, "mask_rcnn").open()
     detector(tmp_path, "retinanet").open()
+
+
+def test_one_object_without_a_mask_can_be_left_out(coco: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(coco, tmp_path / "set")
+    file = root / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][3].pop("segmentation")
+    file.write_text(json.dumps(content))
+    with pytest.raises(MetamixerError, match=r"1 × object without a mask.*annotation 3: the object has no mask"):
+        detector(root, "mask_rcnn").open()
+    task = detector(root, "mask_rcnn", bad_entries="drop")
+    task.open()
+    task.create_model()
+    assert task.sample(3, None)["masks"].shape[0] == 0
+    detector(root, "retinanet").open()
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,43 @@ def test_yolo_and_back() -> None:
     lines = result.to_yolo()
     assert lines.splitlines()[0].startswith("2 0.281250 0.466667")
     same(result, Result.from_yolo(lines, SIZE, CLASSES))
-    for bad in ("0 0.5 0.5 0.1\n", "0 a 0.5 0.1 0.1\n"):
+    for bad in ("0 0.5 0.5 0.1\n", "0 a 0.5 0.1 0.1\n", "0.5 0.5 0.5 0.1 0.1\n", "nan 0.5 0.5 0.1 0.1\n"):
         with pytest.raises(MetamixerError, match="YOLO line"):
             Result.from_yolo(bad, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"bbox": [1, 1, 5, 5]}, "entry 2 has no category"),
+        ({"category_id": "x", "bbox": [1, 1, 5, 5]}, "entry 2 has no category"),
+        ({"category_id": 1}, "box of four numbers"),
+        ({"category_id": 1, "bbox": [1, 1]}, "box of four numbers"),
+        ({"category_id": 1, "bbox": [1, 1, "x", 5]}, "box of four numbers"),
+        ({"category_id": 0, "bbox": [1, 1, 5, 5]}, "class numbers, from 0"),
+        ({"category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 2]]}, "entry 2 has a polygon of 1 points"),
+        ({"category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": "x"}, "entry 2 has a mask that is neither"),
+    ],
+)
+def test_bad_coco_entries_are_named(entry: dict[str, object], expected: str) -> None:
+    good = {"category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6]]}
+    with pytest.raises(MetamixerError, match=expected):
+        Result.from_coco([good, entry], SIZE)
+
+
+def test_objects_are_put_in_the_order_of_their_scores() -> None:
+    result = some_objects()
+    turned = Result(SIZE, result.labels[::-1], result.scores[::-1], result.boxes[::-1], result.masks[::-1])
+    same(result, turned)
+    assert np.array_equal(result.masks, turned.masks)
+    ties = Result(SIZE, np.array([2, 1, 0]), np.array([0.5, 0.5, 0.7]), np.repeat(result.boxes[:1], 3, axis=0))
+    assert ties.labels.tolist() == [0, 2, 1]
+
+
+def test_a_class_map_has_no_objects_to_write() -> None:
+    for write in (some_classes().to_yolo, lambda: some_classes().to_coco(1)):
+        with pytest.raises(MetamixerError, match="a class map has no objects"):
+            write()
 
 
 def test_png(tmp_path: Path) -> None:
@@ -121,6 +155,12 @@ def test_unfit_results_are_refused() -> None:
         ("the class map must be 60 × 80", {"class_map": np.zeros((5, 5), np.uint8)}),
         ("class numbers", {"class_map": np.full(SIZE, 9, np.uint8), "classes": CLASSES}),
         ("the result's size", {"picture": Image.new("RGB", (5, 5))}),
+        ("whole numbers", {"labels": one + 0.5, "scores": sure, "boxes": box}),
+        ("from 0", {"labels": one - 1, "scores": sure, "boxes": box}),
+        ("0 to 1", {"labels": one, "scores": sure * np.nan, "boxes": box}),
+        ("whole numbers", {"class_map": np.zeros(SIZE, np.float32)}),
+        ("from 0", {"class_map": np.full(SIZE, -1)}),
+        ("below 255", {"class_map": np.full(SIZE, 300)}),
     ):
         with pytest.raises(MetamixerError, match=f"unfit result: .*{expected}"):
             Result(SIZE, **arguments)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.data.annotations.class_maps import VOID
 from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import ConvNorm
 
 Size = tuple[int, int]
-VOID = 255
-"""The label of pixels that belong to no class."""
 
 
 @dataclass(frozen=True)

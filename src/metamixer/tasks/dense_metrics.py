@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metamixer.data.annotations.class_maps import VOID
 from metamixer.data.annotations.records import Picture
 from metamixer.data.annotations.shapes import coco_mask, code_to_json, to_code
 from metamixer.tasks.results import Result
 
-VOID = 255
 NAMES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large")
 
 
@@ -27,7 +27,7 @@ def coco_metrics(
     ``mask_mAP`` and so on. Computed by faster-coco-eval.
 
     Args:
-        pictures: the truth.
+        pictures: the truth; of an object without a mask its box is taken.
         found: COCO's result entries, as :meth:`Result.to_coco` makes them; ``image_id`` counts the pictures from 1.
             The 100 surest of each picture count.
         masks: whether to compare masks too.
@@ -71,8 +71,10 @@ def _truth(pictures: Sequence[Picture], labels: Sequence[int], masks: bool) -> d
                 "area": one.area or (right - left) * (bottom - top),
                 "iscrowd": int(one.crowd),
             }
-            if masks:
-                annotation["segmentation"] = code_to_json(to_code(one.segmentation, picture.size))
+            if masks:  # a crowd may come without one
+                rectangle = [[left, top, right, top, right, bottom, left, bottom]]
+                mask = rectangle if one.segmentation is None else one.segmentation
+                annotation["segmentation"] = code_to_json(to_code(mask, picture.size))
             annotations.append(annotation)
     return {
         "images": images,

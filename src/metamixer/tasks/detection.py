@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from metamixer.data.annotations import ObjectSet, Picture, Policy, open_objects
+from metamixer.data.annotations import ObjectSet, Picture, Policy, open_objects_to_train
 from metamixer.data.annotations.files import read_annotated
 from metamixer.data.annotations.find import Format
 from metamixer.data.annotations.shapes import to_masks
@@ -35,7 +35,8 @@ class Detection(Task):
 
     Args:
         data: folder in COCO's, VOC's or YOLO's layout; see :func:`metamixer.data.annotations.open_objects`.
-        head: what finds objects in the backbone's maps; the last two draw masks, and learn from data with masks only.
+        head: what finds objects in the backbone's maps; the last two draw masks, and an object without one is a bad
+            entry to them.
         backbone: any timm name, ours among them, with ``.tag`` for its weights; that of the head's paper by default.
         pretrained: start the backbone from its default weights.
         checkpoint: start the whole model from this file.
@@ -84,10 +85,7 @@ class Detection(Task):
     def open(self) -> None:
         if not self.data:
             raise MetamixerError("the folder of pictures and boxes is not given: set data")
-        self._train = open_objects(self.data, "train", self.format, self.bad_entries)
-        self._validation = open_objects(self.data, "val", self.format, self.bad_entries, self._train.classes)
-        if self.masks and not (self._train.has_masks and self._validation.has_masks):
-            raise MetamixerError(f"{self.head} learns masks, and {self.data} has objects without; retinanet needs none")
+        self._train, self._validation = open_objects_to_train(self.data, self.format, self.bad_entries, self.masks)
 
     def create_model(self) -> DenseModel:
         model = build(
@@ -165,4 +163,5 @@ def evaluate_detection(
 
 
 def read_entry(entry: Picture) -> Image.Image:
+    """The picture itself."""
     return read_annotated(entry.file, entry.size)

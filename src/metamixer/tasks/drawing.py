@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from metamixer.data.annotations.class_maps import VOID
 from metamixer.errors import MetamixerError
-from metamixer.tasks.results import VOID, Result, import_supervision
+from metamixer.tasks.results import Result, import_supervision
 
 MOST_LABELS = 20  # in the legend of a class map
 SMALLEST_SIDE = 320  # pictures are enlarged to it, or text would cover them

@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from metamixer.data.annotations.shapes import code_to_json, to_code, to_masks
+from metamixer.data.annotations.class_maps import VOID
+from metamixer.data.annotations.shapes import code_to_json, fault_of_mask, to_code, to_masks
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
 
 if TYPE_CHECKING:
     import supervision
 
-VOID = 255
-
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Objects, or a class for every pixel, of one picture.
+    """Objects, or a class for every pixel, of one picture. Objects are put in the order of their scores.
 
     Args:
         size: height and width of the picture in pixels.
-        labels: ``N``, class numbers of the objects.
-        scores: ``N``, 0…1, falling.
+        labels: ``N``, whole numbers, from 0: classes of the objects.
+        scores: ``N``, 0…1; falling once they are here.
         boxes: ``N × 4``, left, top, right and bottom in pixels.
         masks: ``N × H × W``, bool; None where there are none.
-        class_map: ``H × W``, uint8, class numbers and 255 for void; None for objects.
+        class_map: ``H × W``, whole numbers: classes, and 255 for void; None for objects.
         classes: names of all classes in the order of their numbers; None where they are not known.
         picture: the picture itself, upright and RGB.
         source: its path, if it came from a file.
@@ -63,12 +62,22 @@ class Result:
             _require(self.masks.dtype == bool, "masks must be bool")
         numbers = self.labels
         if self.class_map is not None:
-            _require(self.class_map.shape == self.size, f"the class map must be {height} × {width}")
+            _require(self.class_map.shape == tuple(self.size), f"the class map must be {height} × {width}")
+            _require(_whole(self.class_map), "the class map must hold whole numbers")
             numbers = np.concatenate([numbers, np.setdiff1d(self.class_map, [VOID])])
+        if len(numbers):
+            _require(_whole(self.labels), "labels must be whole numbers")
+            _require(numbers.min() >= 0, "labels must be class numbers, from 0")
+            _require(self.class_map is None or numbers.max() < VOID, f"classes of a class map must be below {VOID}")
         if self.classes is not None and len(numbers):
-            _require(numbers.min() >= 0 and numbers.max() < len(self.classes), "labels must be class numbers")
+            _require(numbers.max() < len(self.classes), f"labels must be class numbers below {len(self.classes)}")
         if self.picture is not None:
             _require(self.picture.size == (width, height), "the picture must have the result's size")
+        if (np.diff(self.scores) > 0).any():
+            order = np.argsort(-self.scores, kind="stable")
+            for name in ("labels", "scores", "boxes", "masks"):
+                if getattr(self, name) is not None:
+                    object.__setattr__(self, name, getattr(self, name)[order])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -141,7 +150,11 @@ class Result:
         return cls(size, labels, scores, detections.xyxy, masks, classes=None if classes is None else tuple(classes))
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO's result entries; ``category_ids`` are those of the classes in order, by default 1, 2, 3 …"""
+        """COCO's result entries; ``category_ids`` are those of the classes in order, by default 1, 2, 3 …
+
+        Raises MetamixerError for a class map, which has no objects.
+        """
+        self._require_objects("COCO's entries")
         entries = []
         for i, (label, score, box) in enumerate(
             zip(self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
@@ -166,23 +179,28 @@ class Result:
         category_ids: Sequence[int] | None = None,
         classes: Sequence[str] | None = None,
     ) -> Result:
-        """Objects from the entries of one picture, results (with scores) or annotations (without)."""
-        numbers = [entry["category_id"] for entry in entries]
-        unknown = [] if category_ids is None else sorted(set(numbers) - set(category_ids))
-        if unknown:
-            raise MetamixerError(f"category {unknown[0]} is unknown")
-        labels = [n - 1 if category_ids is None else list(category_ids).index(n) for n in numbers]
-        boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        """Objects from the entries of one picture, results (with scores) or annotations (without).
+
+        Raises MetamixerError for an entry of an unknown category, without a box of four numbers, or with a mask that
+        is none.
+        """
+        known = None if category_ids is None else {number: i for i, number in enumerate(category_ids)}
+        objects = [_object_of(entry, place, size, known) for place, entry in enumerate(entries, 1)]
+        boxes = np.array([box for _, box, _ in objects], np.float32).reshape(-1, 4)
         masks = None
         if entries and all(entry.get("segmentation") for entry in entries):
             masks = to_masks([entry["segmentation"] for entry in entries], size).astype(bool)
-        scores = np.array([entry.get("score", 1.0) for entry in entries], np.float32)
-        names = None if classes is None else tuple(classes)
-        return cls(size, np.array(labels, np.int64), scores, boxes, masks, classes=names)
+        labels = np.array([label for label, _, _ in objects], np.int64)
+        scores = np.array([score for _, _, score in objects], np.float32)
+        return cls(size, labels, scores, boxes, masks, classes=None if classes is None else tuple(classes))
 
     def to_yolo(self) -> str:
-        """YOLO's lines: class, centre and sides as shares of the picture, and the score."""
+        """YOLO's lines of boxes: class, centre and sides as shares of the picture, and the score.
+
+        Masks stay out: a line is a box or a polygon, and a polygon can have neither holes nor several parts;
+        ``to_coco`` and ``to_png`` keep them. Raises MetamixerError for a class map, which has no objects.
+        """
+        self._require_objects("YOLO's lines")
         height, width = self.size
         lines = []
         for label, score, (left, top, right, bottom) in zip(
@@ -196,18 +214,20 @@ class Result:
     def from_yolo(cls, lines: str, size: tuple[int, int], classes: Sequence[str] | None = None) -> Result:
         """Objects from YOLO's lines, with scores or without. Raises MetamixerError for a line of other numbers."""
         try:
-            rows = [[float(value) for value in line.split()] for line in lines.splitlines() if line.strip()]
-        except ValueError:
-            raise MetamixerError("a YOLO line holds something else than numbers") from None
-        if any(len(row) not in (5, 6) for row in rows):
+            rows = [line.split() for line in lines.splitlines() if line.strip()]
+            labels = np.array([int(row[0]) for row in rows], np.int64)
+            numbers = [[float(value) for value in row[1:]] for row in rows]
+        except (ValueError, OverflowError):
+            raise MetamixerError("a YOLO line holds something else than a class number and numbers") from None
+        if any(len(row) not in (4, 5) for row in numbers):
             raise MetamixerError("a YOLO line of a box holds class, x, y, width, height and at most a score")
         height, width = size
-        values = np.array([row[:5] for row in rows], np.float64).reshape(-1, 5)
-        centre, half = values[:, 1:3], values[:, 3:] / 2
+        values = np.array([row[:4] for row in numbers], np.float64).reshape(-1, 4)
+        centre, half = values[:, :2], values[:, 2:] / 2
         boxes = np.concatenate([centre - half, centre + half], axis=1) * [width, height, width, height]
-        scores = np.array([row[5] if len(row) == 6 else 1.0 for row in rows], np.float32)
+        scores = np.array([row[4] if len(row) == 5 else 1.0 for row in numbers], np.float32)
         names = None if classes is None else tuple(classes)
-        return cls(size, values[:, 0].astype(np.int64), scores, boxes.astype(np.float32), classes=names)
+        return cls(size, labels, scores, boxes.astype(np.float32), classes=names)
 
     def to_png(self, path: str | Path) -> None:
         """Write the class map as a PNG with a palette, its values class numbers (255 void); or the masks as one whose
@@ -226,6 +246,10 @@ class Result:
             raise MetamixerError("only masks and class maps can be written as a PNG")
         with replace_when_done(path) as temporary:
             image.save(temporary, "PNG")
+
+    def _require_objects(self, form: str) -> None:
+        if self.class_map is not None:
+            raise MetamixerError(f"a class map has no objects for {form}; to_png writes it")
 
     def _classes_as_objects(self) -> Result:
         assert self.class_map is not None
@@ -248,6 +272,29 @@ def import_supervision() -> Any:
     except ImportError:
         raise MetamixerError("drawing boxes and masks needs supervision: pip install 'metamixer[dense]'") from None
     return supervision
+
+
+def _object_of(
+    entry: Mapping[str, Any], place: int, size: tuple[int, int], known: Mapping[Any, int] | None
+) -> tuple[int, tuple[float, ...], float]:
+    """Label, box and score of COCO's entry; raises MetamixerError where there are none."""
+    try:
+        number = entry["category_id"]
+        label = known.get(number) if known is not None else number - 1
+        left, top, width, height = map(float, entry["bbox"])
+        score = float(entry.get("score", 1.0))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise MetamixerError(f"entry {place} has no category, box of four numbers or score ({what})") from None
+    if label is None or label != int(label):
+        raise MetamixerError(f"category {number} is unknown")
+    if entry.get("segmentation") and (fault := fault_of_mask(entry["segmentation"], size)):
+        raise MetamixerError(f"entry {place} has {fault}")
+    return int(label), (left, top, left + width, top + height), score
+
+
+def _whole(numbers: np.ndarray) -> bool:
+    return bool(np.issubdtype(numbers.dtype, np.integer))
 
 
 def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from metamixer.data.annotations import ClassMaps, Policy, open_class_maps
+from metamixer.data.annotations import ClassMaps, Policy, open_class_maps_to_train
 from metamixer.data.annotations.class_maps import VOID, read_class_map
 from metamixer.data.annotations.files import read_annotated
 from metamixer.data.joint_transforms import augment_class_map
@@ -105,12 +105,10 @@ class SemanticSegmentation(Task):
     def open(self) -> None:
         if not self.data:
             raise MetamixerError("the folder of pictures and class maps is not given: set data")
-        options = (self.bad_entries, self.classes or None, self.void, self.zero_is_void)
-        self._train = open_class_maps(self.data, "train", *options)
-        self._names = self._train.classes
-        self._validation = open_class_maps(
-            self.data, "val", self.bad_entries, self._names, self.void, self.zero_is_void
+        self._train, self._validation = open_class_maps_to_train(
+            self.data, self.bad_entries, self.classes or None, self.void, self.zero_is_void
         )
+        self._names = self._train.classes
         fits = not self.class_weights or len(self.class_weights) == len(self._names)
         require(fits, f"{len(self._names)} classes need as many class_weights, not {len(self.class_weights)}")
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from metamixer.data.annotations.files import picture_size, what_is_wrong
-from metamixer.data.annotations.records import Checker, ClassMaps, Policy
+from metamixer.data.annotations.files import find_picture, in_threads, look_at
+from metamixer.data.annotations.records import Checker, ClassMaps, Fault, Kind, notices
 from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
 
-VOID = 255
+VOID = 255  # the label of pixels that belong to no class, here and wherever class maps are met
 PICTURES = ("images", "image", "img", "leftImg8bit", "JPEGImages")
 MAPS = ("masks", "mask", "labels", "label", "annotations", "annots", "gtFine", "SegmentationClass", "gt")
 _CITYSCAPES_PICTURE, _CITYSCAPES_MAP = "_leftImg8bit", "_labelTrainIds"
@@ -47,54 +46,62 @@ def locate(root: Path, split: Sequence[str]) -> tuple[Path, Path, list[str] | No
 def read_class_maps(
     root: Path,
     found: tuple[Path, Path, list[str] | None],
-    policy: Policy = "raise",
+    checker: Checker,
     classes: Sequence[str] | None = None,
     void: int = VOID,
     zero_is_void: bool = False,
 ) -> ClassMaps:
-    """Pairs of pictures and class maps, every map looked into.
+    """Pairs of pictures and class maps, every one of them read.
 
     Args:
         root: the data set's folder, which may hold the classes' names: ``classes.txt`` with one a line,
             ``class_dict.csv`` with ``name,r,g,b`` for coloured maps, or ADE20K's ``objectInfo150.txt``.
         found: what :func:`locate` gave.
-        policy: what to do about bad entries; none of these can be clipped.
+        checker: what collects bad entries; none of these can be clipped.
         classes: names in the order of their numbers; by default what the folder says, else as many numbers as occur.
         void: the value of pixels without a class, beside 255.
         zero_is_void: 0 is void too, and the first class is 1.
 
-    Raises MetamixerError where nothing is left, for maps without any class, and for bad entries where the policy says
-    so.
+    Raises MetamixerError where nothing is left, for fewer than two classes, and for bad entries where the checker's
+    policy says so. Classes that never occur are noted in the log, unless ``classes`` says which there are.
     """
     pictures, maps, names = found
-    checker = Checker(policy)
     said, colours = _classes_of(root)
     known = tuple(classes) if classes is not None else said
     result = ClassMaps(_pairs(pictures, maps, names, checker), known or (), colours, void, zero_is_void)
-    with ThreadPoolExecutor(4) as pool:
-        looked = list(pool.map(lambda pair: _look(pair, result), result.pairs))
-    values = set().union(*(found for found in looked if isinstance(found, set))) - {VOID}
+    if not result.pairs and not checker.problems:
+        raise MetamixerError(f"{pictures} holds no pictures")
+    looked = in_threads(lambda pair: _look(pair, result), result.pairs, "reading class maps")
+    values: set[int] = set().union(*(found for found in looked if isinstance(found, set))) - {VOID}
     if known is None:
         known = tuple(str(i) for i in range(max(values, default=-1) + 1))
-    if any(isinstance(found, set) for found in looked) and not values:
-        raise MetamixerError(f"{maps}: every pixel is void ({void} or 255); class maps hold 0, 1, 2 …")
     if len(known) > VOID:
         raise MetamixerError(f"{maps}: {len(known)} classes are more than the 255 that a class map can tell apart")
-    kept = []
-    for pair, found_values in zip(result.pairs, looked, strict=True):
-        if isinstance(found_values, str):
-            checker.note(pair[1], "", found_values)
-        elif above := sorted(value for value in found_values - {VOID} if value >= len(known)):
+    kept: list[tuple[Path, Path]] = []
+    for pair, seen in zip(result.pairs, looked, strict=True):
+        if isinstance(seen, Fault):
+            checker.note(pair[1], "", *seen)
+        elif above := sorted(value for value in seen - {VOID} if value >= len(known)):
             shift = int(zero_is_void)
             stated = ", ".join(str(value + shift) for value in above[:5])
-            checker.note(pair[1], "", f"label {stated} above the class count (with {len(known)} classes)")
+            what = f"label {stated} above the class count (with {len(known)} classes)"
+            checker.note(pair[1], "", "label above the class count", what)
         else:
             kept.append(pair)
-    if not kept and not checker.problems:
-        raise MetamixerError(f"{pictures} holds no pictures")
     problems = checker.finish(root)
     if not kept:
         raise MetamixerError(f"{pictures} holds no usable picture")
+    if not values:
+        raise MetamixerError(f"{maps}: every pixel is void ({void} or 255); class maps hold 0, 1, 2 …")
+    if len(known) < 2:
+        raise MetamixerError(
+            f"{maps}: {known[0]!r} is the only class, and two are needed; 255 is void, not a class: masks of 0 and 255 "
+            "must be written as 0 and 1"
+        )
+    never = [name for number, name in enumerate(known) if number not in values and number != void]
+    if never and classes is None and not checker.quiet:
+        listed = ", ".join(never[:5]) + (" …" if len(never) > 5 else "")
+        notices.warning("%s: %d of %d classes never occur (%s)", maps, len(never), len(known), listed)
     return replace(result, pairs=kept, classes=known, problems=problems)
 
 
@@ -106,43 +113,61 @@ def read_class_map(file: Path, maps: ClassMaps) -> np.ndarray:
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         raise MetamixerError(f"{file} cannot be read as a class map ({error})") from None
     if values.ndim == 3:
-        if maps.colours is None:
-            raise MetamixerError(f"{file} is coloured; its folder needs a class_dict.csv with name,r,g,b")
-        code = values[..., :3].astype(np.int64) @ [65536, 256, 1]
-        labels = np.full(code.shape, VOID, np.uint8)
-        for number, (red, green, blue) in enumerate(maps.colours):
-            labels[code == red * 65536 + green * 256 + blue] = number
-        return np.where(labels == maps.void, VOID, labels).astype(np.uint8)
+        return _read_colours(file, values, maps)
     labels = values.astype(np.int64)
     void = (labels == maps.void) | (labels == VOID)
     if maps.zero_is_void:
         void |= labels == 0
-        labels = labels - 1
-    if not void.all() and int(labels[~void].max()) > VOID:
-        raise MetamixerError(f"{file} holds the label {int(labels[~void].max())}; class maps hold numbers up to 254")
-    return np.where(void, VOID, labels).astype(np.uint8)
+    known = values[~void]
+    if known.size and not (known.min() >= 0 and known.max() < VOID and (known == labels[~void]).all()):
+        unfit = known.min() if known.min() < 0 else known.max()
+        raise MetamixerError(f"{file} holds the label {unfit}; class maps hold whole numbers from 0 to 254")
+    return np.where(void, VOID, labels - int(maps.zero_is_void)).astype(np.uint8)
 
 
-def _look(pair: tuple[Path, Path], maps: ClassMaps) -> set[int] | str:
+def _read_colours(file: Path, values: np.ndarray, maps: ClassMaps) -> np.ndarray:
+    if maps.colours is None:
+        raise MetamixerError(f"{file} is coloured; its folder needs a class_dict.csv with name,r,g,b")
+    if values.shape[2] < 3:
+        raise MetamixerError(f"{file} is grey with transparency; class maps hold numbers or colours")
+    code = values[..., :3].astype(np.int64) @ [65536, 256, 1]
+    labels = np.full(code.shape, VOID, np.uint8)
+    for number, (red, green, blue) in enumerate(maps.colours):
+        labels[code == red * 65536 + green * 256 + blue] = number
+    unknown = np.unique(code[labels == VOID])
+    if len(unknown):
+        listed = " and ".join(f"{one >> 16}, {one >> 8 & 255}, {one & 255}" for one in unknown[:3].tolist())
+        more = " …" if len(unknown) > 3 else ""
+        raise MetamixerError(f"{file} holds colours that are not in class_dict.csv: {listed}{more}")
+    return np.where(labels == maps.void, VOID, labels).astype(np.uint8)
+
+
+def _look(pair: tuple[Path, Path], maps: ClassMaps) -> set[int] | Fault:
     """The values that occur, or what is wrong."""
     picture, file = pair
-    size = picture_size(picture)
-    if size is None:
-        return f"its picture {picture} {what_is_wrong(picture)}"
+    seen = look_at(picture)
+    if isinstance(seen, str):
+        return Fault("missing or broken picture", f"its picture {picture}: {seen}")
     try:
         labels = read_class_map(file, maps)
     except MetamixerError as error:
-        return str(error).removeprefix(f"{file} ")
-    if labels.shape not in (size, size[::-1]):
-        return f"a mask of {labels.shape[1]} × {labels.shape[0]} pixels on a picture of {size[1]} × {size[0]}"
+        return Fault("unusable class map", str(error).removeprefix(f"{file} "))
+    if labels.shape not in seen:
+        (height, width), size = labels.shape, seen.size
+        what = f"a mask of {width} × {height} pixels on a picture of {size[1]} × {size[0]}"
+        return Fault("picture of another size", what)
     return set(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist())
 
 
 def _pairs(pictures: Path, maps: Path, names: list[str] | None, checker: Checker) -> list[tuple[Path, Path]]:
+    unmatched: Kind = "annotations and picture that do not match"
+    files: dict[str, Path] = {}
     if names is None:
-        files = {_key(file, pictures): file for file in pictures_below(pictures)}
+        for file in pictures_below(pictures):
+            if (first := files.setdefault(_key(file, pictures), file)) != file:
+                checker.note(file, "", "duplicate", f"the same name as {first}")
     else:
-        files = {name: pictures / f"{name}.jpg" for name in names}
+        files = {name: find_picture([pictures], stem=name) for name in names}
     exact: dict[str, Path] = {}
     longer: dict[str, list[Path]] = {}  # by every beginning of their name: `a_mask` belongs to the picture `a`
     for file in pictures_below(maps):
@@ -159,7 +184,7 @@ def _pairs(pictures: Path, maps: Path, names: list[str] | None, checker: Checker
             candidates = [one for one in candidates if one.stem.endswith(_CITYSCAPES_MAP)] or candidates
         if len(candidates) != 1:
             said = f"{len(candidates)} class maps, such as {candidates[0].name}" if candidates else "no class map"
-            checker.note(file, "", f"{said} in {maps}")
+            checker.note(file, "", unmatched, f"{said} in {maps}")
             continue
         used.add(candidates[0])
         pairs.append((file, candidates[0]))
@@ -167,7 +192,7 @@ def _pairs(pictures: Path, maps: Path, names: list[str] | None, checker: Checker
         unused = [key for key, file in exact.items() if file not in used and _CITYSCAPES_MAP not in file.stem]
         if not any(one.stem.endswith(_CITYSCAPES_MAP) for one in used):  # Cityscapes has three more beside each
             for key in unused:
-                checker.note(exact[key], "", f"a class map without its picture in {pictures}")
+                checker.note(exact[key], "", unmatched, f"a class map without its picture in {pictures}")
     return pairs
 
 

@@ -6,13 +6,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from metamixer.data.annotations import class_maps
 from metamixer.data.annotations.coco import read_coco
-from metamixer.data.annotations.records import ClassMaps, ObjectSet, Policy, Problem, notices, require_objects
+from metamixer.data.annotations.records import (
+    Checker,
+    ClassMaps,
+    ObjectSet,
+    Policy,
+    Problem,
+    notices,
+    require_objects,
+)
 from metamixer.data.annotations.voc import read_voc
-from metamixer.data.annotations.yolo import read_yaml, read_yolo
+from metamixer.data.annotations.yolo import distinct, read_yaml, read_yolo
 from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
 
@@ -20,7 +28,7 @@ Format = Literal["auto", "coco", "voc", "yolo"]
 Layout = Literal["coco", "voc", "yolo"]
 SPLITS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "test", "testing"),  # the first that is there
+    "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 EVERY = 5  # of a set without validation part, every fifth picture becomes it
@@ -28,7 +36,7 @@ _OTHER_JSON = ("captions", "person_keypoints", "panoptic", "stuff", "image_info"
 _EXPECTED = (
     "COCO (annotations/instances_train.json), VOC (Annotations/*.xml) or YOLO (data.yaml with images/ and labels/)"
 )
-_Set = TypeVar("_Set", ObjectSet, ClassMaps)
+_MapFolders = tuple[Path, Path, list[str] | None]  # what class_maps.locate gives
 
 
 def open_objects(
@@ -37,33 +45,42 @@ def open_objects(
     format: Format = "auto",
     policy: Policy = "raise",
     classes: Sequence[str] | None = None,
+    masks: bool = False,
 ) -> ObjectSet:
-    """Pictures with boxes, and masks where the format has them.
+    """Pictures with boxes, and masks where the format has them. Every picture is read, to know that it can be.
 
     Args:
         root: a folder in COCO's, VOC's or YOLO's layout.
-        split: "train", "val" or "test". "val" takes ``test`` where there is no validation part; where there is
-            neither, every fifth picture is the validation part and "train" is the rest.
+        split: "train", "val" or "test". Where there is no validation part, every fifth training picture is "val", and
+            "train" is the rest.
         format: which layout it is; found out by default.
         policy: what to do about bad entries.
         classes: names in the order of their numbers; by default what the annotations say.
+        masks: masks are needed: an object without one is a bad entry.
 
     Raises MetamixerError for a folder in no known layout or in several, for a split that is missing or holds no object,
     and for bad entries where the policy says so.
     """
-    root = _folder(root)
-    kind = find_format(root) if format == "auto" else format
+    root, kind = _folder_and_format(root, format)
     source, part = _source(root, kind, split)
-    if kind == "coco":
-        result = read_coco(source, _picture_folders(root, source), policy, classes)
-    elif kind == "voc":
-        result = read_voc(source, _voc_pictures(root, source), root, policy, classes)
-    else:
-        result = read_yolo(source, root, classes or _yolo_classes(root), policy)
-    if part:
-        result = replace(result, pictures=_share(result.pictures, split))
-    require_objects(result.pictures, source if isinstance(source, Path) else root)
-    return result
+    return _objects(root, kind, source, split if part else None, Checker(policy, masks), classes)
+
+
+def open_objects_to_train(
+    root: str | Path, format: Format = "auto", policy: Policy = "raise", masks: bool = False
+) -> tuple[ObjectSet, ObjectSet]:
+    """The parts "train" and "val" of :func:`open_objects`, with the classes of "train"; what is divided into both is
+    read once."""
+    root, kind = _folder_and_format(root, format)
+    source, part = _source(root, kind, "train")
+    if not part:
+        train = open_objects(root, "train", kind, policy, None, masks)
+        return train, open_objects(root, "val", kind, policy, train.classes, masks)
+    whole = _objects(root, kind, source, None, Checker(policy, masks))
+    train, val = (replace(whole, pictures=_share(whole.pictures, split, root)) for split in ("train", "val"))
+    require_objects(train.pictures, root)
+    require_objects(val.pictures, root)
+    return train, val
 
 
 def open_class_maps(
@@ -82,43 +99,92 @@ def open_class_maps(
     so is what it raises.
     """
     root = _folder(root)
-    found = class_maps.locate(root, SPLITS[split])
-    part = found is None or (split == "train" and class_maps.locate(root, SPLITS["val"]) is None)
-    if found is None and split != "test":
-        found = class_maps.locate(root, SPLITS["train"] if split == "val" else ()) or class_maps.locate(root, ())
-    if found is None:
-        raise MetamixerError(
-            f"{root} holds no class maps for {split!r}; they are expected as {split}/images and {split}/labels, or "
-            f"images/{split} and annotations/{split}"
-        )
-    result = class_maps.read_class_maps(root, found, policy, classes, void, zero_is_void)
-    return replace(result, pairs=_share(result.pairs, split)) if part else result
+    found, part = _map_folders(root, split)
+    result = class_maps.read_class_maps(root, found, Checker(policy), classes, void, zero_is_void)
+    return replace(result, pairs=_share(result.pairs, split, root)) if part else result
+
+
+def open_class_maps_to_train(
+    root: str | Path,
+    policy: Policy = "raise",
+    classes: Sequence[str] | None = None,
+    void: int = class_maps.VOID,
+    zero_is_void: bool = False,
+) -> tuple[ClassMaps, ClassMaps]:
+    """The parts "train" and "val" of :func:`open_class_maps`, with the classes of "train"; what is divided into both is
+    read once."""
+    root = _folder(root)
+    found, part = _map_folders(root, "train")
+    whole = class_maps.read_class_maps(root, found, Checker(policy), classes, void, zero_is_void)
+    if not part:
+        return whole, open_class_maps(root, "val", policy, whole.classes, void, zero_is_void)
+    train, val = (replace(whole, pairs=_share(whole.pairs, split, root)) for split in ("train", "val"))
+    return train, val
 
 
 def find_problems(root: str | Path, kind: Literal["objects", "class maps"] | None = None) -> list[Problem]:
     """All bad entries of all splits of a folder, of boxes or of class maps; by default of what it holds. Boxes in more
-    than one format are a problem of the folder, and each format is looked through.
+    than one format are a problem of the folder, and each format is looked through. What makes a split unusable is a
+    problem too, beside those of its entries.
 
-    Raises MetamixerError for what cannot be read at all.
+    Raises MetamixerError for a folder that is missing or in no known layout.
     """
     root = _folder(root)
     formats = find_formats(root)
     if kind is None:
         maps = any(class_maps.locate(root, split) for split in (*SPLITS.values(), ()))
         kind = "class maps" if maps and not formats else "objects"
-    problems: dict[Problem, None] = {}
-    if kind == "class maps":
+    problems: list[Problem] = []
+    if kind == "objects" and len(formats) > 1:
+        problems.append(Problem(root, "", _more_than_one(formats), "part that cannot be used"))
+    layouts: list[Layout | None] = [None] if kind == "class maps" else [*formats] or [find_format(root)]
+    for layout in layouts:
+        classes = None
         for split in SPLITS:
-            if split != "test" or class_maps.locate(root, SPLITS["test"]) is not None:
-                problems |= dict.fromkeys(open_class_maps(root, split, "clip").problems)
-        return list(problems)
-    if len(formats) > 1:
-        problems[Problem(root, "", _more_than_one(formats))] = None
-    for layout in formats or [find_format(root)]:
-        for split in SPLITS:
-            if split != "test" or _locate(root, layout, SPLITS["test"]) is not None:
-                problems |= dict.fromkeys(open_objects(root, split, layout, "clip").problems)
-    return list(problems)
+            checker = Checker("clip", quiet=True)
+            try:
+                classes = _look_through(root, layout, split, checker, classes)
+            except MetamixerError as error:
+                what = str(error).removeprefix(f"{root} ")
+                checker.note(root, "", "part that cannot be used", what)
+            problems += checker.problems
+    return list(dict.fromkeys(problems))
+
+
+def _look_through(
+    root: Path, layout: Layout | None, split: str, checker: Checker, classes: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """Read a split; its classes, or those given where there are. No test part is no fault."""
+    if layout is None:
+        if split == "test" and class_maps.locate(root, SPLITS["test"]) is None:
+            return classes
+        found, part = _map_folders(root, split)
+        maps = class_maps.read_class_maps(root, found, checker, classes)
+        if part:
+            _share(maps.pairs, split, root)
+        return maps.classes
+    if split == "test" and _locate(root, layout, SPLITS["test"]) is None:
+        return classes
+    source, part = _source(root, layout, split)
+    return _objects(root, layout, source, split if part else None, checker, classes).classes
+
+
+def _objects(
+    root: Path, kind: str, source: Any, part: str | None, checker: Checker, classes: Sequence[str] | None = None
+) -> ObjectSet:
+    """What is in ``source``, or ``part`` of it."""
+    if kind == "coco":
+        result = read_coco(source, _picture_folders(root, source), checker, classes)
+    elif kind == "voc":
+        result = read_voc(source, _voc_pictures(root, source), root, checker, classes)
+    else:
+        result = read_yolo(source, root, classes or _yolo_classes(root), checker)
+    named = source if isinstance(source, Path) else root
+    require_objects(result.pictures, named)
+    if part:
+        result = replace(result, pictures=_share(result.pictures, part, root))
+        require_objects(result.pictures, named)
+    return result
 
 
 def find_format(root: Path) -> Layout:
@@ -147,6 +213,11 @@ def find_formats(root: Path) -> list[Layout]:
     return found
 
 
+def _folder_and_format(root: str | Path, format: Format) -> tuple[Path, Layout]:
+    root = _folder(root)
+    return root, find_format(root) if format == "auto" else format
+
+
 def _folder(root: str | Path) -> Path:
     root = Path(root)
     if not root.is_dir():
@@ -154,15 +225,37 @@ def _folder(root: str | Path) -> Path:
     return root
 
 
-def _source(root: Path, kind: str, split: str) -> tuple[Any, bool]:
-    """Where the split's annotations are, and whether only a part of what is there belongs to it."""
+def _names(split: str) -> tuple[str, ...]:
     if split not in SPLITS:
         raise MetamixerError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    own = _locate(root, kind, SPLITS[split])
+    return SPLITS[split]
+
+
+def _map_folders(root: Path, split: str) -> tuple[_MapFolders, bool]:
+    """Where the split's class maps are, and whether only a part of what is there belongs to it."""
+    found = class_maps.locate(root, _names(split))
+    part = found is None or (split == "train" and class_maps.locate(root, SPLITS["val"]) is None)
+    if found is None and split == "val":
+        found = class_maps.locate(root, SPLITS["train"])
+    if found is None and split != "test" and not any(class_maps.locate(root, names) for names in SPLITS.values()):
+        found = class_maps.locate(root, ())
+    if found is None:
+        raise MetamixerError(
+            f"{root} holds no class maps for {split!r}; they are expected as {split}/images and {split}/labels, or "
+            f"images/{split} and annotations/{split}"
+        )
+    return found, part
+
+
+def _source(root: Path, kind: str, split: str) -> tuple[Any, bool]:
+    """Where the split's annotations are, and whether only a part of what is there belongs to it."""
+    own = _locate(root, kind, _names(split))
     if own is not None and (split != "train" or _locate(root, kind, SPLITS["val"]) is not None):
         return own, False
     if split != "test":
-        shared = _locate(root, kind, SPLITS["train"]) or _locate(root, kind, None)
+        shared = _locate(root, kind, SPLITS["train"])
+        if shared is None and not any(_locate(root, kind, names) for names in SPLITS.values()):
+            shared = _locate(root, kind, None)
         if shared is not None:
             notices.info("%s has no validation part: every fifth picture is taken for it", root)
             return shared, True
@@ -176,7 +269,11 @@ def _locate(root: Path, kind: str, names: Sequence[str] | None) -> Any:
     return files or None
 
 
-def _share(items: list[Any], split: str) -> list[Any]:
+def _share(items: list[Any], split: str, root: Path) -> list[Any]:
+    """Every fifth item for "val", the others for "train"."""
+    if len(items) < EVERY:
+        what = f"{len(items)} usable {'picture' if len(items) == 1 else 'pictures'}, too few to set some aside"
+        raise MetamixerError(f"{root} has no validation part, and {what} for it; add a val part or more pictures")
     return [item for i, item in enumerate(items) if (i % EVERY == EVERY - 1) == (split == "val")]
 
 
@@ -185,7 +282,7 @@ def _share(items: list[Any], split: str) -> list[Any]:
 
 def _coco_files(root: Path) -> list[Path]:
     folders = [root, root / "annotations", *(root / name for names in SPLITS.values() for name in names)]
-    found = [file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.json"))]
+    found = [file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.json")) if file.is_file()]
     return [file for file in found if not file.name.startswith(_OTHER_JSON) and _mentions(file, b'"images"')]
 
 
@@ -270,7 +367,8 @@ def _yolo_classes(root: Path) -> list[str]:
     file = _yaml_file(root)
     if file is not None:
         return list(read_yaml(file)["names"])
-    return [line.strip() for line in (root / "classes.txt").read_text().splitlines() if line.strip()]
+    listed = root / "classes.txt"
+    return distinct([line.strip() for line in listed.read_text().splitlines() if line.strip()], listed)
 
 
 def _yolo_pictures(root: Path, names: Sequence[str] | None) -> list[Path]:
@@ -278,16 +376,30 @@ def _yolo_pictures(root: Path, names: Sequence[str] | None) -> list[Path]:
         return pictures_below(root / "images") if (root / "images").is_dir() else []
     file = _yaml_file(root)
     content = read_yaml(file) if file else {}
-    base = root / str(content.get("path", "."))
+    base = root / str(content.get("path") or ".")
     for name in names:
-        stated = content.get(name) or ()
-        stated = [stated] if isinstance(stated, str) else list(stated)
-        places = [folder / re.sub(r"^(\.\./)+", "", one) for one in stated for folder in (base, root)]
-        places += [root / "images" / name, root / name / "images", root / name]
-        for place in places:
-            if place.suffix == ".txt" and place.is_file():
-                lines = [line.strip() for line in place.read_text().splitlines() if line.strip()]
-                return [file if (file := Path(line)).is_absolute() else place.parent / file for line in lines]
+        if stated := content.get(name):
+            try:
+                return [picture for one in _listed(stated) for picture in _yolo_place(one, base, root)]
+            except ValueError:
+                raise MetamixerError(f"{file} states {name}: {stated}, where there are no pictures") from None
+        for place in (root / "images" / name, root / name / "images", root / name):
             if place.is_dir() and (found := pictures_below(place)):
                 return found
     return []
+
+
+def _listed(stated: Any) -> list[Any]:
+    return stated if isinstance(stated, list) else [stated]
+
+
+def _yolo_place(stated: Any, base: Path, root: Path) -> list[Path]:
+    """The pictures in a folder, or of a list of them. Raises ValueError where there is no such thing."""
+    inside = re.sub(r"^(\.\./)+", "", str(stated))  # some tools write paths as seen from another folder
+    for place in (base / inside, root / inside, base / str(stated)):
+        if place.suffix == ".txt" and place.is_file():
+            lines = [line.strip() for line in place.read_text(errors="replace").splitlines() if line.strip()]
+            return [file if (file := Path(line)).is_absolute() else place.parent / file for line in lines]
+        if place.is_dir() and (found := pictures_below(place)):
+            return found
+    raise ValueError(stated)

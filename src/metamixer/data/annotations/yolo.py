@@ -8,42 +8,58 @@ from typing import Any
 
 import yaml
 
-from metamixer.data.annotations.files import picture_sizes, what_is_wrong
-from metamixer.data.annotations.records import Checker, Instance, ObjectSet, Picture, Policy
+from metamixer.data.annotations.files import look_at_all
+from metamixer.data.annotations.records import Checker, Fault, Instance, ObjectSet, Picture
+from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
 
 
-def read_yolo(files: Sequence[Path], source: Path, classes: Sequence[str], policy: Policy = "raise") -> ObjectSet:
+def read_yolo(files: Sequence[Path], source: Path, classes: Sequence[str], checker: Checker) -> ObjectSet:
     """Pictures and their label files (``…/images/NAME.jpg`` and ``…/labels/NAME.txt``, or both beside each other).
 
-    A picture without a label file shows no object. Raises MetamixerError for bad entries where the policy says so.
+    A picture without a label file shows no object. Raises MetamixerError for bad entries where the checker's policy
+    says so.
     """
-    checker = Checker(policy)
     pictures = []
-    for file, size in zip(files, picture_sizes(files), strict=True):
-        if size is None:
-            checker.note(file, "", what_is_wrong(file))
+    for file, seen in zip(files, look_at_all(files), strict=True):
+        if isinstance(seen, str):
+            checker.note(file, "", "missing or broken picture", seen)
             continue
-        labels = label_file(file)
-        instances = []
-        lines = labels.read_text(errors="replace").splitlines() if labels.is_file() else []
-        seen: dict[str, int] = {}
-        for i, line in enumerate(lines, 1):
-            line = " ".join(line.split())
-            if not line:
-                continue
-            entry = f"line {i}"
-            if line in seen:
-                checker.note(labels, entry, f"the same as line {seen[line]}")
-                continue
-            seen[line] = i
-            instance = _instance(line, size, len(classes))
-            if isinstance(instance, str):
-                checker.note(labels, entry, instance)
-            elif sound := checker.instance(labels, entry, instance, size):
-                instances.append(sound)
-        pictures.append(Picture(file, size, tuple(instances)))
+        pictures.append(Picture(file, seen.size, tuple(_instances(label_file(file), seen.size, len(classes), checker))))
+    for labels in _without_picture(files):
+        checker.note(labels, "", "annotations and picture that do not match", "a label file without its picture")
     return ObjectSet(pictures, tuple(classes), checker.finish(source))
+
+
+def _instances(labels: Path, size: tuple[int, int], classes: int, checker: Checker) -> list[Instance]:
+    try:
+        lines = labels.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        checker.note(labels, "", "missing or broken file of annotations", f"cannot be read ({error.strerror})")
+        return []
+    instances = []
+    places: dict[str, int] = {}
+    for i, line in enumerate(lines, 1):
+        line = " ".join(line.split())
+        if not line:
+            continue
+        repeats = line in places
+        found = Fault("duplicate", f"the same as line {places[line]}") if repeats else _instance(line, size, classes)
+        places.setdefault(line, i)
+        if sound := checker.instance(labels, f"line {i}", found, size):
+            instances.append(sound)
+    return instances
+
+
+def _without_picture(files: Sequence[Path]) -> list[Path]:
+    """Label files in the folders ``labels`` of these pictures, and below them, that belong to no picture at all."""
+    used = {label_file(file): file for file in files}
+    folders = {labels.parent: file.parent for labels, file in used.items() if "labels" in labels.parts}
+    known = {label_file(picture) for pictures in set(folders.values()) for picture in pictures_below(pictures)}
+    present = {labels for folder in folders for labels in folder.rglob("*.txt") if labels.name != "classes.txt"}
+    return sorted(present - known - used.keys())
 
 
 def label_file(picture: Path) -> Path:
@@ -63,28 +79,37 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise MetamixerError(f"{file} cannot be read as YAML ({' '.join(str(error).split())})") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        names = [names[number] for number in sorted(names)] if sorted(names) == list(range(len(names))) else None
-    if not isinstance(names, list) or not names:
+        names = [names.get(number) for number in range(len(names))]
+    if not isinstance(names, list) or not names or None in names:
         raise MetamixerError(f"{file} needs 'names', the classes in the order of their numbers")
-    return {**content, "names": [str(name) for name in names]}
+    return {**content, "names": distinct([str(name) for name in names], file)}
 
 
-def _instance(line: str, size: tuple[int, int], classes: int) -> Instance | str:
+def distinct(names: list[str], file: Path) -> list[str]:
+    """The names. Raises MetamixerError where one occurs twice."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise MetamixerError(f"{file} names the class {twice[0]!r} twice")
+    return names
+
+
+def _instance(line: str, size: tuple[int, int], classes: int) -> Instance | Fault:
     """The object of a line, or what is wrong with the line."""
     height, width = size
     first, *rest = line.split()
     try:
         label, values = int(first), [float(value) for value in rest]
     except ValueError:
-        return "something else than numbers"
+        return Fault("entry that cannot be understood", "something else than numbers")
     if not 0 <= label < classes:
-        return f"category {label} is unknown"
+        return Fault("unknown category", f"category {label} is unknown")
     if len(values) == 4:
         x, y, w, h = values
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
         return Instance(label, box, None, False, w * width * h * height)
     if len(values) < 6 or len(values) % 2:
-        return f"a polygon of {len(values) // 2} points" if len(values) >= 2 else "too few numbers"
+        what = f"a polygon of {len(values) // 2} points" if len(values) >= 2 else "too few numbers"
+        return Fault("entry that cannot be understood", what)
     polygon = [value * (height if i % 2 else width) for i, value in enumerate(values)]
     xs, ys = polygon[::2], polygon[1::2]
     area = abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
