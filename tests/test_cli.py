@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -143,7 +144,9 @@ def test_unknown_verbs_suggest_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert run() == 2
 
 
-def test_unexpected_exceptions_and_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exceptions_and_interrupts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = import_module("metamixer.model_table")
 
     def broken(error: BaseException) -> None:
@@ -153,10 +156,40 @@ def test_unexpected_exceptions_and_interrupts(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(table, "models_command", models)
 
     broken(KeyboardInterrupt())
+    before = signal.getsignal(signal.SIGTERM)
     assert run("models") == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == "metamixer: interrupted\n"
     broken(ZeroDivisionError("a mistake of ours"))
     with pytest.raises(ZeroDivisionError):
         run("models")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_leaves_nothing_half_written(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    program = """
+import time
+from pathlib import Path
+from metamixer import cli
+from metamixer.deploy.artefact import artefact
+
+def write(arguments):
+    with artefact(Path("model.onnx")) as temporary:
+        temporary.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+cli.VERBS["write"] = cli.Verb("__main__", "write", "", "", raw=True)
+raise SystemExit(cli.main(["write"]))
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (code, "metamixer: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", VERBS)

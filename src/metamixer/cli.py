@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import NamedTuple
 
 from metamixer.errors import MetamixerError
@@ -54,23 +58,51 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 fine, 1 for a failure in one sentence, 130 for Ctrl-C.
+    """Run one verb and return the exit code: 0 fine, 1 for a failure in one sentence, 130 for Ctrl-C, 143 for SIGTERM.
 
     Wrong usage exits with 2. An exception that no user could have mended keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(arguments)
+        with _sigterm_unwinds():
+            code = _run(arguments)
         sys.stdout.flush()
         return code
     except MetamixerError as error:
         print(f"metamixer: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print("metamixer: interrupted", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM raise as Ctrl-C does, so that nothing half written is left; the second one acts as usual.
+
+    Training's own handlers (``train/interruption.py``) come before it while a run is under way. Main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str]) -> int:

@@ -160,6 +160,12 @@ def _check_name(architecture: str, tag: str) -> None:
         near = get_close_matches(architecture, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`metamixer models` lists them"
         raise MetamixerError(f"unknown model {architecture!r}; {hint}")
+    check_tag(f"{architecture}.{tag}")
+
+
+def check_tag(name: str) -> None:
+    """Raises MetamixerError for a tag that an architecture, of ours or of timm, does not have."""
+    architecture, _, tag = name.partition(".")
     tags = list_weights(architecture) if architecture in NETWORKS else get_arch_pretrained_cfgs(architecture)
     if tag and f"{architecture}.{tag}" not in tags:
         weights = [name for name in tags if "." in name]

@@ -25,6 +25,7 @@ from metamixer.bench import (
     published_top1,
     this_machine,
 )
+from metamixer.deploy.targets import Target
 from metamixer.errors import MetamixerError
 
 ROW = LatencyRow(
@@ -70,7 +71,7 @@ def test_two_runtimes_in_turns():
 
 def test_pair_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
     def refuse(target, *_):
-        raise MetamixerError(f"{target.runtime} says no")
+        raise (MetamixerError if target.extra is None else OSError)(f"{target.runtime} says no")
 
     monkeypatch.setattr(latency, "convert", refuse)
     report = benchmark(["affnet_nano"], ["torch", "onnx"], image_size=32, repeats=1)
@@ -84,11 +85,52 @@ def test_pair_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+RUNTIME = """
+import os
+
+RUNS_ON = ()
+
+
+def check():
+    pass
+
+
+def write(model, example, path, settings):
+    path.write_text("")
+
+
+def load(path, threads):
+    calls = iter(range({calls}))
+
+    def run(pictures):
+        if next(calls, None) is None:
+            os._exit(7)
+        return pictures
+
+    return run
+"""
+
+
+def test_process_that_dies_while_it_is_timed_does_not_end_the_others(tmp_path, monkeypatch):
+    """One runtime lasts, the other dies in a round that counts."""
+    for name, calls in {"lasting": 100, "dying": 2 * latency.WARMUP + 3}.items():
+        (tmp_path / f"{name}_runtime.py").write_text(RUNTIME.format(calls=calls))
+        monkeypatch.setitem(RUNTIMES, name, Target(f"{name}_runtime", ".txt", name, None))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    report = benchmark(["affnet_nano"], ["dying", "lasting"], image_size=32, repeats=4)
+    assert [(row.runtime, row.repeats) for row in report.rows] == [("lasting", 4)]
+    assert report.rows[0].median_ms > 0
+    assert report.failed == {("affnet_nano", "dying"): "dying failed with exit code 7; its last lines: nothing"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (dict(models=[]), "at least one model"),
         (dict(models=["affnet_nan"]), "unknown model 'affnet_nan'; did you mean 'affnet_nano'?"),
+        (dict(models=["affnet_nano.wrong"]), "unknown weights 'affnet_nano.wrong'; known: affnet_nano.cifar10"),
+        (dict(models=["levit_128s.wrong"]), "unknown weights 'levit_128s.wrong'; known: levit_128s.fb_dist_in1k"),
         (dict(models=["affnet_nano"], runtimes=[]), "at least one runtime"),
         (dict(models=["affnet_nano"], runtimes=["onxx"]), "unknown runtime 'onxx'; did you mean 'onnx'?"),
         (dict(models=["affnet_nano"], runtimes=["tensorrt"]), "unknown runtime 'tensorrt'; .*torch"),
@@ -97,7 +139,7 @@ def test_pair_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
         (dict(models=["affnet_nano"], image_size=-1), "image_size must be at least 1"),
         (
             dict(models=["levit_128s"], runtimes=["torch"], image_size=32),
-            "levit_128s does not take pictures of 32 pixels",
+            "levit_128s does not take pictures of size 32",
         ),
     ],
 )
@@ -199,6 +241,16 @@ def test_command_checks_its_files_before_timing(options, message, found, tmp_pat
     options = {key: tmp_path / value if isinstance(value, str) else value for key, value in options.items()}
     with pytest.raises(MetamixerError, match=message):
         bench_command(("casvit_xs",), **options)
+    assert found == []
+
+
+def test_command_finds_out_before_timing_that_a_file_cannot_be_written(found, tmp_path, monkeypatch):
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(MetamixerError, match=r"rows.csv is a folder where a file is to be written"):
+        bench_command(("casvit_xs",), out=tmp_path / "rows.csv")
+    monkeypatch.setattr(command.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(MetamixerError, match="is a folder that cannot be written to"):
+        bench_command(("casvit_xs",), picture=tmp_path / "pareto.png")
     assert found == []
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from PIL import Image
+from rich.console import Console
 
 import metamixer as mm
 from metamixer.deploy import onnx as target
+from metamixer.deploy import pictures as pictures_module
 from metamixer.deploy import targets
 from metamixer.deploy.artefact import artefact
 from metamixer.deploy.export import _sizes_between, export_command
 from metamixer.deploy.pictures import photographs, pictures_in
-from metamixer.deploy.report import Agreement, agreement, complaint, report_path
+from metamixer.deploy.report import Agreement, ExportReport, agreement, complaint, report_path, table
 from metamixer.deploy.runtime_process import RuntimeProcess
 from metamixer.errors import MetamixerError
 
@@ -125,9 +132,16 @@ def test_folder_of_pictures(pictures, tmp_path):
         pictures_in(tmp_path, 1)
 
 
-def test_photographs_are_different_pictures():
-    found = photographs(20)
-    assert len({picture.tobytes() for picture in found}) == len(found) >= 7
+def test_photographs_are_different_pictures(monkeypatch):
+    """As many as are asked for, also where matplotlib alone brings one along."""
+    alone = [(package, file) for package, file in pictures_module._PHOTOGRAPHS if package == "matplotlib"]
+    for installed in (pictures_module._PHOTOGRAPHS, alone):
+        monkeypatch.setattr(pictures_module, "_PHOTOGRAPHS", installed)
+        found = photographs()
+        assert len({picture.tobytes() for picture in found}) == len(found) == 50
+    monkeypatch.setattr(pictures_module, "_PHOTOGRAPHS", ())
+    with pytest.raises(MetamixerError, match="name pictures of your own"):
+        photographs()
 
 
 def test_sizes_between():
@@ -175,6 +189,26 @@ def test_folder_artefact_replaces_an_earlier_export_alone(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ncnn", "a.ncnn.json"]
 
 
+def test_artefact_and_report_come_together(tmp_path):
+    path = tmp_path / "a.pte"
+
+    def make(and_then=None):
+        with artefact(path) as temporary:
+            temporary.write_text("whole")
+            report_path(temporary).write_text("{}")
+            if and_then:
+                and_then(report_path(path))
+
+    with pytest.raises(MetamixerError, match=r"a.pte cannot be written"):
+        make(Path.mkdir)
+    assert list(tmp_path.iterdir()) == [report_path(path)]
+    with pytest.raises(MetamixerError, match=r"a.pte.json is a folder where the report is to be written"):
+        make()
+    report_path(path).rmdir()
+    make()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pte", "a.pte.json"]
+
+
 def test_missing_folder_and_pictures(casvit, tmp_path):
     with pytest.raises(MetamixerError, match="no such folder"):
         mm.export(casvit, "onnx", tmp_path / "absent" / "m.onnx", pictures=[Image.new("RGB", (9, 9))])
@@ -187,6 +221,12 @@ def test_plain_module_needs_a_size(tmp_path):
         mm.export(torch.nn.Conv2d(3, 4, 3), "onnx", tmp_path / "m.onnx")
     with pytest.raises(MetamixerError, match="does not say how its pictures are normalised"):
         mm.export(torch.nn.Conv2d(3, 4, 3), "onnx", tmp_path / "m.onnx", image_size=8, normalise=True)
+
+
+def test_size_that_the_model_cannot_take(tmp_path):
+    with pytest.raises(MetamixerError, match=r"levit_128s does not take pictures of size 32 \(RuntimeError: "):
+        mm.export(timm.create_model("levit_128s"), "onnx", tmp_path / "m.onnx", 32, pictures=[Image.new("RGB", (9, 9))])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_is_left_as_it_was(casvit, tmp_path, monkeypatch):
@@ -212,6 +252,23 @@ def test_converter_that_fails_is_one_sentence(casvit, tmp_path, monkeypatch):
     with pytest.raises(
         MetamixerError, match=r"casvit_nano cannot be exported to ONNX Runtime \(RuntimeError: cannot lower aten.fft\)"
     ):
+        mm.export(casvit, "onnx", tmp_path / "a.onnx", pictures=[Image.new("RGB", (9, 9))])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), r"a.onnx cannot be written \(No space left on device\)"),
+        (FileNotFoundError(errno.ENOENT, "no such file", "other.table"), r"be exported to .*FileNotFoundError.*table"),
+    ],
+)
+def test_a_full_disk_is_told_from_a_file_that_a_converter_misses(error, said, casvit, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(target, "write", fail)
+    with pytest.raises(MetamixerError, match=said):
         mm.export(casvit, "onnx", tmp_path / "a.onnx", pictures=[Image.new("RGB", (9, 9))])
     assert list(tmp_path.iterdir()) == []
 
@@ -263,16 +320,36 @@ def test_command_refuses_a_file_as_folder(tmp_path):
         export_command("ffnet_nano", to=",", out=tmp_path)
 
 
-def test_command_with_all_targets_leaves_out_what_is_not_installed(tmp_path, pictures, monkeypatch, capsys):
+def test_table_fits_into_eighty_columns():
+    report = ExportReport(
+        target="onnx", path="m.onnx", model="casvit_nano.cifar10", image_size=224, weights="fp16", format="ONNX",
+        ran=True, size_bytes=102_850_000, count=50, checked_sizes=[224], max_abs_difference=3.3e-6,
+        max_relative_difference=4.4e-7, top1_agreement=1.0, parameters_before=2, parameters_after=1,
+        merge_difference=1e-7, load_ms=1234.56, latency_torch_ms=2345.67, latency_runtime_ms=3456.78,
+    )  # fmt: skip
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(table([report, replace(report, target="executorch_vulkan", ran=False)]))
+    rows = {row[0]: row[1:] for line in shown.get().splitlines() if (row := line.split())}
+    assert rows["onnx"] == ["102.85", "3.3e-06", "4.4e-07", "100%", "1234.56", "2345.67", "3456.78"]
+    assert rows["executorch_vulkan"][:3] == ["102.85", "not", "run"]
+
+
+def test_command_with_all_targets_leaves_out_what_is_not_installed(tmp_path, pictures, monkeypatch, capsys, caplog):
     installed = targets.find_spec
     monkeypatch.setattr(targets, "find_spec", lambda p: installed(p) if "onnx" in p else None)
     monkeypatch.setitem(targets.TARGETS, "torch", targets.Target("metamixer.deploy.openvino", ".pt2", "PyTorch", "x"))
     for always_there in ("web", "aotinductor"):
         monkeypatch.delitem(targets.TARGETS, always_there)
-    export_command("casvit_nano", to="all", out=tmp_path, pictures=pictures)
+    caplog.set_level(logging.INFO, "metamixer")
+    export_command("casvit_nano.cifar10", to="all", out=tmp_path, pictures=pictures)
     said = capsys.readouterr().out
+    (merged,) = [line for line in said.splitlines() if " merged: " in line]
+    change = r"0.994 → 0.9\d\d M parameters, outputs moved by at most \de-0\d of the largest"
+    assert re.fullmatch(f"casvit_nano.cifar10 merged: {change}", merged)
+    assert merged in caplog.messages
     assert "openvino was left out: export to OpenVINO needs the package openvino" in said
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["casvit_nano.onnx", "casvit_nano.onnx.json"]
-    report = json.loads((tmp_path / "casvit_nano.onnx.json").read_text())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["casvit_nano.cifar10.onnx", "casvit_nano.cifar10.onnx.json"]
+    report = json.loads((tmp_path / "casvit_nano.cifar10.onnx.json").read_text())
     assert report["count"] == 3
     assert report["ran"] is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,11 +15,11 @@ from PIL import Image
 
 import metamixer as mm
 from metamixer.deploy import onnx as target
-from metamixer.deploy.export import export_command
+from metamixer.deploy.export import _divergence, export_command
 from metamixer.deploy.onnx_graph import drop_zero_points, in_eight_bits, in_half_precision
 from metamixer.deploy.pictures import photographs
 from metamixer.deploy.report import report_path
-from metamixer.deploy.settings import PLAIN
+from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.errors import MetamixerError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
@@ -119,6 +120,7 @@ def test_range_of_sizes_and_batches(tmp_path):
     assert report.checked_sizes == sorted({33, 45, 57, 69, 80, model.pretrained_cfg["input_size"][-1]})
     assert report.max_relative_difference < 1e-4
     assert report.latency_torch_ms is None
+    assert (report.count, report.top1_agreement) == (2, 1)
     run = target.load(path)
     pixels = np.random.default_rng(0).uniform(0, 255, (3, 3, 47, 70)).astype(np.float32)
     mean, std = (torch.tensor(model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
@@ -246,6 +248,22 @@ def test_export_that_disagrees_names_the_layer_and_leaves_no_file(small, tmp_pat
     ):
         mm.export(small, "onnx", tmp_path / "wrong.onnx", 48, pictures=PICTURES, repeats=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_search_for_the_layer_takes_the_limit_of_the_weights_and_may_fail():
+    """A search that fails must not replace the message that it is to be part of."""
+    asked = []
+
+    def search(model, example, path, settings, tolerance):
+        asked.append(tolerance)
+        if settings.weights == "fp32":
+            raise RuntimeError("no such value")
+        return "stages.2"
+
+    module = SimpleNamespace(first_divergence=search)
+    said = [_divergence(module, None, None, Path(), Settings(weights)) for weights in ("fp32", "fp16", "int8")]
+    assert said == ["", ", first in stages.2", ""]
+    assert asked == [1e-3, 3e-2]
 
 
 def test_command_writes_file_and_report_quietly(tmp_path, capfd):

@@ -19,6 +19,7 @@ from metamixer.deploy.pictures import photographs
 from metamixer.errors import MetamixerError
 
 PAGE = Path(web.__file__).parent / "web_page"
+SCREENSHOT = Path(__file__).parents[2] / "test-artefacts" / "web_page.png"  # kept, to be looked at
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # Stands around the page: waits until it has classified and measured, and tells the server what it shows.
@@ -101,14 +102,15 @@ def test_photograph_in_a_browser(package, tmp_path):
     Handler.done, Handler.result = threading.Event(), {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    screenshot = tmp_path / "screenshot.png"
+    SCREENSHOT.parent.mkdir(exist_ok=True)
+    SCREENSHOT.unlink(missing_ok=True)
     command = [
         browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=500,900",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]  # fmt: skip
     address = f"http://127.0.0.1:{server.server_port}"
     try:
-        online = [*command, f"--screenshot={screenshot}", f"{address}/watcher.html"]
+        online = [*command, f"--screenshot={SCREENSHOT}", f"{address}/watcher.html"]
         subprocess.run(online, capture_output=True, timeout=240, check=False)
     finally:
         server.shutdown()
@@ -117,7 +119,7 @@ def test_photograph_in_a_browser(package, tmp_path):
     expected = mm.predict(model, photograph)
     assert Handler.result["answers"][0].startswith(expected.labels[0])
     assert float(Handler.result["milliseconds"]) > 0
-    assert screenshot.stat().st_size > 1000
+    assert SCREENSHOT.stat().st_size > 1000
     # The server is gone, and the page opens from what the browser kept at that one visit.
     offline = [*command, "--virtual-time-budget=20000", "--dump-dom", address]
     page = subprocess.run(offline, capture_output=True, text=True, timeout=240, check=False).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,11 +81,17 @@ def _split(names: str) -> list[str]:
 def _check_files(models: Sequence[str], image_size: int | None, out: Path | None, picture: Path | None) -> None:
     """Complain of what would spoil the end of a long measurement before it begins."""
     for path, suffixes in ((out, TABLES), (picture, PICTURES)):
-        if path is not None and path.suffix not in suffixes:
+        if path is None:
+            continue
+        if path.suffix not in suffixes:
             *others, last = suffixes
             raise MetamixerError(f"{path}: the file's name must end in {', '.join(others)} or {last}")
-        if path is not None and not path.parent.is_dir():
+        if not path.parent.is_dir():
             raise MetamixerError(f"{path.parent}: no such folder")
+        if path.is_dir():
+            raise MetamixerError(f"{path} is a folder where a file is to be written")
+        if not os.access(path.parent, os.W_OK):
+            raise MetamixerError(f"{path.parent} is a folder that cannot be written to")
     if picture is not None and all(published_top1(name, image_size) is None for name in models):
         raise MetamixerError("there is nothing to draw: for none of these models is an accuracy published at its size")
 

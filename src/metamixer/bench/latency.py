@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -23,10 +24,12 @@ from metamixer.deploy.export import count_parameters, source_of
 from metamixer.deploy.merge import merge
 from metamixer.deploy.runtime_process import RuntimeProcess
 from metamixer.deploy.settings import Settings
+from metamixer.deploy.source import Source
 from metamixer.deploy.targets import TARGETS, Target, convert
 from metamixer.deploy.timing import take_turns
 from metamixer.errors import MetamixerError
 from metamixer.heads.build import HEADS, build
+from metamixer.models import check_tag
 from metamixer.networks import NETWORKS, create_network
 from metamixer.tasks.dense import load_any_model
 
@@ -138,8 +141,8 @@ def benchmark(
             network = _create(name)
             source = source_of(network, name)
             model, inputs = source.graph(merge(network)), source.example(batch, image_size)
-            settings = Settings(outputs=source.outputs)
-            facts[name] = _facts(name, model, inputs, source.side(inputs))
+            settings = Settings(outputs=source.outputs, input_name=source.input_name)
+            facts[name] = _facts(source, model, inputs)
             for runtime in dict.fromkeys(runtimes):
                 target = RUNTIMES[runtime]
                 path = Path(folder, f"{len(processes) + len(failed)}{target.suffix}")
@@ -147,16 +150,17 @@ def benchmark(
                     convert(target, model, inputs, path, settings, name)
                     process = running.enter_context(RuntimeProcess(target, path, threads, pinned=True))
                     process(inputs.numpy())
-                except MetamixerError as error:
+                except (MetamixerError, OSError) as error:
                     failed[name, runtime] = str(error)
                 else:
                     processes[name, runtime] = process
-        timings = take_turns(
-            {pair: partial(_second_call, process) for pair, process in processes.items()}, repeats, WARMUP
-        )
-        memory = {pair: process.peak_memory() for pair, process in processes.items()}
+        clocks = {pair: partial(_clock, pair, process, failed) for pair, process in processes.items()}
+        timings = take_turns(clocks, repeats, WARMUP)
+        memory = {pair: _peak_memory(pair, process, failed) for pair, process in processes.items()}
     rows = []
     for (name, runtime), timing in timings.items():
+        if (name, runtime) in failed:
+            continue
         taken = memory[name, runtime]
         rows.append(
             LatencyRow(
@@ -190,6 +194,8 @@ def _check(
             known = [*timm.list_models(), *NETWORKS, *HEADS]
             hint = _did_you_mean(name, known, "neither metamixer nor timm has it, and there is no such checkpoint")
             raise MetamixerError(f"unknown model {name!r}; {hint}")
+        if timm.is_model(name) and not Path(name).is_file():
+            check_tag(name)
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             hint = _did_you_mean(runtime, RUNTIMES, f"known: {', '.join(RUNTIMES)}")
@@ -215,15 +221,29 @@ def _create(name: str) -> nn.Module:
     return build(name) if name in HEADS else timm.create_model(name)
 
 
-def _facts(name: str, model: nn.Module, inputs: Tensor, size: int) -> _Facts:
-    try:
+def _facts(source: Source, model: nn.Module, inputs: Tensor) -> _Facts:
+    with source.first_call(inputs):
         macs = count_macs_of(model, inputs[:1])
-    except Exception as error:  # networks complain in their own ways
-        raise MetamixerError(f"{name} does not take pictures of {size} pixels ({error})") from error
-    return _Facts(size, count_parameters(model), macs, published_top1(name, size))
+    size = source.side(inputs)
+    return _Facts(size, count_parameters(model), macs, published_top1(source.name, size))
 
 
-def _second_call(process: RuntimeProcess) -> float:
-    """Milliseconds of the second of two calls."""
-    process.time_again()
-    return process.time_again()
+def _clock(pair: tuple[str, str], process: RuntimeProcess, failed: dict[tuple[str, str], str]) -> float:
+    """Milliseconds of the second of two calls; NaN, and a reason in ``failed``, from the call on that fails."""
+    if pair not in failed:
+        try:
+            process.time_again()
+            return process.time_again()
+        except MetamixerError as error:
+            failed[pair] = str(error)
+    return math.nan
+
+
+def _peak_memory(pair: tuple[str, str], process: RuntimeProcess, failed: dict[tuple[str, str], str]) -> int | None:
+    """Bytes as :meth:`RuntimeProcess.peak_memory` tells them, failing as :func:`_clock` does."""
+    if pair not in failed:
+        try:
+            return process.peak_memory()
+        except MetamixerError as error:
+            failed[pair] = str(error)
+    return None

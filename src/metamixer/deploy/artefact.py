@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from pathlib import Path
 from metamixer.deploy.report import report_path
 from metamixer.errors import MetamixerError
 
+_FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
 
 @contextmanager
 def artefact(path: Path) -> Iterator[Path]:
     """A path of the same name in a hidden folder beside ``path``, moved to it when the block ends well.
 
+    A report that the block leaves beside the temporary path (:func:`~metamixer.deploy.report.report_path`) moves along.
     However the block ends, nothing else is left. An earlier export at ``path`` is replaced; a folder that is none is
     left alone. Raises MetamixerError where the place cannot be written.
     """
@@ -23,6 +27,8 @@ def artefact(path: Path) -> Iterator[Path]:
         raise MetamixerError(f"{path.parent}: no such folder")
     if path.is_dir() and any(path.iterdir()) and not report_path(path).is_file():
         raise MetamixerError(f"{path} is a folder that is no earlier export; name another place")
+    if report_path(path).is_dir():
+        raise MetamixerError(f"{report_path(path)} is a folder where the report is to be written")
     room = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         room.mkdir()
@@ -30,10 +36,25 @@ def artefact(path: Path) -> Iterator[Path]:
         if path.is_dir():  # a folder cannot be renamed onto another one that holds something
             path.rename(room / "replaced")
         (room / path.name).replace(path)
+        if report_path(room / path.name).is_file():
+            try:
+                report_path(room / path.name).replace(report_path(path))
+            except BaseException:  # no artefact without its report
+                path.rename(room / path.name)
+                raise
     except OSError as error:
+        if not tells_of_place(error, path.parent):
+            raise
         raise MetamixerError(f"{path} cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def tells_of_place(error: OSError, folder: Path) -> bool:
+    """Whether an error means that something below a folder cannot be written, and not that another file is missing."""
+    if isinstance(error.filename, (str, bytes)):
+        return Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
+    return error.errno in _FULL_OR_FORBIDDEN
 
 
 def size_in_bytes(path: Path) -> int:

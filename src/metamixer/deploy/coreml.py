@@ -43,7 +43,7 @@ def check() -> None:
 
 
 def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
-    """Write an ``.mlpackage`` with input ``pictures``; returns what the neural engine may not take of it.
+    """Write an ``.mlpackage``; returns what the neural engine may not take of it.
 
     ``fp16`` computes in half precision, which the neural engine asks for; with ``int8`` the weights alone are
     quantised, per channel, and the arithmetic is in half precision: activations' ranges can be learned on macOS alone.
@@ -61,7 +61,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     converted: Any = coremltools.convert(
         program,
         convert_to="mlprogram",
-        inputs=[coremltools.TensorType(name="pictures", shape=tuple(example.shape))],
+        inputs=[coremltools.TensorType(name=settings.input_name, shape=tuple(example.shape))],
         outputs=[coremltools.TensorType(name=name) for name in settings.outputs],
         minimum_deployment_target=coremltools.target.iOS17,
         compute_precision=precision.FLOAT32 if settings.weights == "fp32" else precision.FLOAT16,
@@ -110,10 +110,11 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     import coremltools
 
     model = coremltools.models.MLModel(str(path))
-    names = [output.name for output in model.get_spec().description.output]
+    description = model.get_spec().description
+    taken, names = description.input[0].name, [output.name for output in description.output]
 
     def run(pictures: np.ndarray) -> Outputs:
-        given = model.predict({"pictures": pictures})
+        given = model.predict({taken: pictures})
         return one_or_all([np.asarray(given[name]) for name in names])
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +22,17 @@ from metamixer.deploy.merge import merge
 from metamixer.deploy.other_inputs import CloudSource, EnlargementSource, SeriesSource
 from metamixer.deploy.pictures import Picture
 from metamixer.deploy.quiet import quiet
-from metamixer.deploy.report import TOLERANCE, Agreement, ExportReport, as_list, complaint, report_path, table
+from metamixer.deploy.report import (
+    TOLERANCE,
+    Agreement,
+    ExportReport,
+    as_list,
+    complaint,
+    merging_line,
+    report_path,
+    table,
+    tolerance,
+)
 from metamixer.deploy.runtime_process import RuntimeProcess
 from metamixer.deploy.settings import NOTHING, PRECISIONS, Options, Precision, Settings
 from metamixer.deploy.source import Answer, ClassifierSource, Source, agreement_of_all, answer_of
@@ -34,6 +45,7 @@ from metamixer.tasks.dense import load_any_model
 
 __all__ = ["TARGETS", "count_parameters", "export", "export_command", "target_module"]
 
+notices = logging.getLogger("metamixer")
 _CALIBRATION = 128  # pictures that int8 learns its ranges from, at most
 _OTHER_SIZES = 8  # pictures that a range of sizes is checked on at each size but the first
 _MERGE_CHECK = 2  # pictures that merging is checked on
@@ -80,15 +92,15 @@ def export(
         softmax: give probabilities instead of logits.
         nms: choose among a RetinaNet's or SSDLite's boxes inside the graph, for one picture at a time.
         pictures: photographs to compare on, paths or PIL pictures, or a folder of them, of which 50 are taken (8 for
-            detectors and segmenters); by default photographs that installed packages bring along.
+            detectors and segmenters); by default photographs that installed packages bring along, and parts of them.
         calibration: likewise, the pictures that int8 learns its ranges from.
         repeats: rounds of timing with one thread and one picture; 0 to leave the timing out.
         name: what report and file call the model; by default its architecture, with the tag if the name had one.
 
     Raises MetamixerError for an unknown target, missing packages, options that a target or a model does not know,
-    pictures that cannot be read, a place that cannot be written, a runtime that fails, and for an export that does not
-    agree: in float32 one with an output that differs from PyTorch's by more than 1e-3 of its largest value. Then there
-    is no artefact.
+    pictures that cannot be read, a size that the model does not take, a place that cannot be written, a runtime that
+    fails, and for an export that does not agree: in float32 one with an output that differs from PyTorch's by more than
+    1e-3 of its largest value. Then there is no artefact.
     """
     module = target_module(target)
     module.check()
@@ -107,14 +119,23 @@ def export(
 
     graph = source.graph(merge(model).cpu())
     first = inputs[:_MERGE_CHECK]
-    merging = agreement_of_all(
-        [answer_of(source.graph(deepcopy(model).cpu().eval()), first)], [answer_of(graph, first)]
-    )
+    with source.first_call(first):
+        trained = answer_of(source.graph(deepcopy(model).cpu().eval()), first)
+    merging = agreement_of_all([trained], [answer_of(graph, first)])
     if merging.max_relative > TOLERANCE:
         raise MetamixerError(f"merging {name} changes its outputs by {merging.max_relative:.1e} of the largest")
 
+    parameters = count_parameters(model), count_parameters(graph)
+    notices.info(merging_line(name, *parameters, merging.max_relative))
+
     settings = Settings(
-        weights, source.metadata(inputs, sizes), dynamic_batch, sizes, None, source.outputs, source.selection
+        weights=weights,
+        metadata=source.metadata(inputs, sizes),
+        dynamic_batch=dynamic_batch,
+        sizes=sizes,
+        outputs=source.outputs,
+        input_name=source.input_name,
+        selection=source.selection,
     )
     if weights == "int8":
         settings = replace(settings, calibration=source.inputs(size, calibration, _CALIBRATION).numpy())
@@ -136,28 +157,28 @@ def export(
                 if repeats:
                     torch_ms, runtime_ms = _latencies(source, graph, runtime, inputs[:1], repeats)
         size_bytes = size_in_bytes(temporary)
-    report = ExportReport(
-        target=target,
-        path=str(path),
-        model=name,
-        image_size=size,
-        weights=weights,
-        format=file_format,
-        ran=ran,
-        size_bytes=size_bytes,
-        count=len(inputs) + sum(map(len, more.values())),
-        checked_sizes=sorted({*inputs.shape[-2:]} if source.rectangles else {size, *more}),
-        max_abs_difference=found.max_abs,
-        max_relative_difference=found.max_relative,
-        top1_agreement=found.top1,
-        parameters_before=count_parameters(model),
-        parameters_after=count_parameters(written),
-        merge_difference=merging.max_relative,
-        load_ms=load_ms,
-        latency_torch_ms=torch_ms,
-        latency_runtime_ms=runtime_ms,
-    )
-    report.save(report_path(path))
+        report = ExportReport(
+            target=target,
+            path=str(path),
+            model=name,
+            image_size=size,
+            weights=weights,
+            format=file_format,
+            ran=ran,
+            size_bytes=size_bytes,
+            count=len(inputs),
+            checked_sizes=sorted({*inputs.shape[-2:]} if source.rectangles else {size, *more}),
+            max_abs_difference=found.max_abs,
+            max_relative_difference=found.max_relative,
+            top1_agreement=found.top1,
+            parameters_before=parameters[0],
+            parameters_after=parameters[1],
+            merge_difference=merging.max_relative,
+            load_ms=load_ms,
+            latency_torch_ms=torch_ms,
+            latency_runtime_ms=runtime_ms,
+        )
+        report.save(report_path(temporary))
     return report
 
 
@@ -234,6 +255,9 @@ def export_command(
         else:
             reports.append(report)
     if reports:
+        r = reports[0]
+        merged = merging_line(r.model, r.parameters_before, r.parameters_after, r.merge_difference)
+        console.print(merged, soft_wrap=True, highlight=False, markup=False)
         console.print(table(reports))
     for report in reports:
         console.print(f"{report.path} and {report_path(report.path)}: {report.format}", soft_wrap=True, highlight=False)
@@ -351,9 +375,12 @@ def _latencies(
 
 
 def _divergence(module: Any, model: nn.Module, example: Tensor, path: Path, settings: Settings) -> str:
-    """Where an export of full precision first leaves PyTorch, as part of a sentence, where the runtime allows."""
+    """Where an export in floating point first leaves PyTorch, as part of a sentence, where the runtime allows."""
     if settings.weights == "int8" or not hasattr(module, "first_divergence"):
         return ""
-    with quiet():
-        layer = module.first_divergence(model, example, path, settings, TOLERANCE)
+    try:
+        with quiet():
+            layer = module.first_divergence(model, example, path, settings, tolerance(settings.weights))
+    except Exception:  # the sentence that this is to be part of counts for more
+        return ""
     return f", first in {layer}" if layer else ""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metamixer.deploy.report import Outputs, Runtime, one_or_all
+from metamixer.deploy.report import Outputs, Runtime, as_list, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
-from metamixer.deploy.targets import require
+from metamixer.deploy.targets import TARGETS, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +32,7 @@ def check() -> None:
 
 
 def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
-    """Write one self-contained file; input ``pictures``. Returns the name of the format.
+    """Write one self-contained file. Returns the name of the format.
 
     Args:
         model: merged, in evaluation mode, on the CPU.
@@ -85,7 +85,7 @@ def to_onnx(model: nn.Module, example: Tensor, settings: Settings) -> Any:
         dynamo=True,
         verbose=False,
         opset_version=OPSET,
-        input_names=["pictures"],
+        input_names=[settings.input_name],
         custom_translation_table=_of_symbolic_sizes() if settings.sizes is not None else None,
     )
     assert program is not None  # it is only with dynamo=False
@@ -108,24 +108,19 @@ def _of_symbolic_sizes() -> dict[Any, Any]:
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
     """The file as a function from float32 ``B × C × H × W`` to its outputs, on the CPU."""
-    session = _session(path, threads)
-    name = session.get_inputs()[0].name
-
-    def run(pictures: np.ndarray) -> Outputs:
-        return one_or_all(session.run(None, {name: pictures}))
-
-    return run
-
-
-def _session(model: str | Path | bytes, threads: int = 1) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(pictures: np.ndarray) -> Outputs:
+        return one_or_all(session.run(None, {name: pictures}))
+
+    return run
 
 
 def first_divergence(model: nn.Module, example: Tensor, path: Path, settings: Settings, tolerance: float) -> str | None:
@@ -135,6 +130,8 @@ def first_divergence(model: nn.Module, example: Tensor, path: Path, settings: Se
     """
     import onnx
     import torch
+
+    from metamixer.deploy.runtime_process import RuntimeProcess
 
     program = to_onnx(model, example, settings).exported_program
     file = onnx.load(path)
@@ -154,8 +151,11 @@ def first_divergence(model: nn.Module, example: Tensor, path: Path, settings: Se
     names = list(values)
     file.graph.ClearField("output")
     file.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    session = _session(file.SerializeToString())
-    outputs = session.run(names, {session.get_inputs()[0].name: example.numpy()})
+    with tempfile.TemporaryDirectory() as folder:
+        watched = Path(folder, "watched.onnx")
+        onnx.save(file, watched)
+        with RuntimeProcess(TARGETS["onnx"], watched) as runtime:
+            outputs = as_list(runtime(example.numpy()))
     for name, output in zip(names, outputs, strict=True):
         expected, layer = values[name]
         if not np.abs(expected - output).max() <= tolerance * np.abs(expected).max():  # NaN diverges too
@@ -176,7 +176,7 @@ def _quantised(file: Any, settings: Settings) -> Any:
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {"pictures": batch}
+            return None if batch is None else {settings.input_name: batch}
 
     with tempfile.TemporaryDirectory() as folder:
         floats, integers = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")

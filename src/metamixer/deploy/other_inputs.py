@@ -57,6 +57,7 @@ class EnlargementSource(Source):
 class SeriesSource(Source):
     """Windows of a series for a forecasting network; its size is the network's lookback."""
 
+    input_name = "series"
     outputs = ("forecast",)
     refuses: ClassVar[Mapping[str, str]] = {
         "sizes": "its windows have one length",
@@ -89,6 +90,7 @@ class SeriesSource(Source):
 class CloudSource(Source):
     """Clouds of points, to be timed on; no runtime's graph holds the network."""
 
+    input_name = "clouds"
     outputs = ("logits",)
 
     def graph(self, model: nn.Module) -> nn.Module:

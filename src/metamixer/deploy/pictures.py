@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -50,10 +51,17 @@ def pictures_in(folder: str | Path, most: int) -> list[Path]:
 
 
 def photographs(count: int = CHECKED) -> list[Image.Image]:
-    """Photographs from installed packages: all of each, then parts of it, until there are ``count``."""
+    """Photographs from installed packages: all of each, then parts of it, until there are ``count``.
+
+    Raises MetamixerError where there is no photograph.
+    """
     whole = [read_picture(path) for path in _installed()]
+    if not whole:
+        raise MetamixerError("no installed package brings a photograph along; name pictures of your own")
     result = list(whole)
-    for left, top, share in _PARTS:
+    places = _places()
+    while len(result) < count:
+        left, top, share = next(places)
         result += [_part(picture, left, top, share) for picture in whole]
     return result[:count]
 
@@ -80,8 +88,17 @@ def open_all(pictures: Sequence[Picture]) -> list[Image.Image]:
     return [to_rgb(p) if isinstance(p, Image.Image) else read_picture(p) for p in pictures]
 
 
-# Left and upper edge and side of a part, as shares of the picture's.
 _PARTS = ((0.0, 0.0, 0.6), (0.4, 0.0, 0.6), (0.0, 0.4, 0.6), (0.4, 0.4, 0.6), (0.25, 0.25, 0.5), (0.1, 0.1, 0.8))
+
+
+def _places() -> Iterator[tuple[float, float, float]]:
+    """Left and upper edge and side of one part after the other, as shares of the picture's."""
+    yield from _PARTS
+    random = np.random.default_rng(0)
+    while True:  # where few photographs are installed, many parts are needed of each
+        share = random.uniform(0.3, 0.9)
+        left, top = random.uniform(0, 1 - share, 2)
+        yield left, top, share
 
 
 def _part(picture: Image.Image, left: float, top: float, share: float) -> Image.Image:

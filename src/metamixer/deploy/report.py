@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from metamixer.data.files import replace_when_done
@@ -74,13 +75,18 @@ def agreement(reference: Array, outputs: Array) -> Agreement:
     return Agreement(difference, difference / largest if largest else difference, float(same.mean()))
 
 
+def tolerance(weights: Precision) -> float:
+    """Share of the largest value by which an output in floating point may differ from PyTorch's in float32."""
+    return TOLERANCE if weights == "fp32" else HALF_TOLERANCE
+
+
 def complaint(found: Agreement, weights: Precision) -> str | None:
     """What is wrong with an export that agrees so far, as the end of a sentence; None where nothing is."""
     if weights == "int8":
         if found.top1 >= INT8_AGREEMENT and np.isfinite(found.max_abs):
             return None
         return f"names PyTorch's first class in {found.top1:.0%} of the pictures (at least {INT8_AGREEMENT:.0%} must)"
-    limit = TOLERANCE if weights == "fp32" else HALF_TOLERANCE
+    limit = tolerance(weights)
     if found.max_relative <= limit:
         return None
     return f"differs from PyTorch by {found.max_relative:.1e} of the largest value (at most {limit:g} is accepted)"
@@ -99,12 +105,14 @@ class ExportReport:
         format: the artefact's format, and what is to be said of it.
         ran: whether its runtime exists on this machine; else nothing was compared or timed.
         size_bytes: size of the artefact.
-        count: pictures on which it was compared with PyTorch.
-        checked_sizes: sides of the inputs on which it was compared.
+        count: different pictures (or whatever goes in) on which it was compared with PyTorch.
+        checked_sizes: sides of the inputs on which it was compared; of a range, at ``image_size`` on all pictures,
+            at the others on eight or fewer.
         max_abs_difference: largest difference of an output from merged PyTorch in float32; NaN where it could not run.
         max_relative_difference: the same, as a share of that output's largest magnitude. Where boxes are chosen inside
             the graph, both are those of the scores.
-        top1_agreement: share of pictures with the same first class, 0 to 1; NaN where it could not run, or names none.
+        top1_agreement: share of pictures with the same first class, 0 to 1, of a range of sizes the worst of them; NaN
+            where it could not run, or names none.
         parameters_before: parameters of the trained model.
         parameters_after: parameters after merging.
         merge_difference: largest change of an output by merging, as a share of its largest magnitude.
@@ -145,38 +153,40 @@ def report_path(artefact: str | Path) -> Path:
     return Path(f"{artefact}.json")
 
 
-def table(reports: Sequence[ExportReport]) -> Table:
-    """The reports as a table for the terminal."""
-    result = Table(title="Exports, each run in its runtime and compared with PyTorch", title_justify="left")
-    headings = (
-        "model",
-        "target",
-        "size",
-        "parameters",
-        "max difference",
-        "top-1 agreement",
-        "load",
-        "torch",
-        "runtime",
+def merging_line(name: str, before: int, after: int, difference: float) -> str:
+    """What merging did to a model, for screen and log: its parameters, and how far the outputs moved."""
+    return (
+        f"{name} merged: {before / 1e6:.3f} → {after / 1e6:.3f} M parameters, "
+        f"outputs moved by at most {difference:.0e} of the largest"
     )
-    for heading in headings:
-        left = heading in ("model", "target")
-        result.add_column(heading, justify="left" if left else "right", overflow="fold")
+
+
+def table(reports: Sequence[ExportReport]) -> Table:
+    """The reports of one model's exports as a table for the terminal, which fits into 80 columns."""
+    first = reports[0]
+    precision = "" if first.weights == "fp32" else f" in {first.weights}"
+    title = f"{first.model}{precision} at {first.image_size}: each runtime against PyTorch"
+    caption = (
+        f"difference: the largest on {first.count} inputs, and as a share of the largest value; load, torch and runtime"
+        " in milliseconds"
+    )
+    result = Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, show_edge=False,
+        pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
+    for heading in ("target", "MB", "difference", "share", "top-1", "load", "torch", "runtime"):
+        result.add_column(heading, justify="left" if heading == "target" else "right", no_wrap=True)
     for r in reports:
-        difference = f"{r.max_abs_difference:.1e} ({r.max_relative_difference:.1e} of the largest)"
         result.add_row(
-            f"{r.model} at {r.image_size}",
-            r.target if r.weights == "fp32" else f"{r.target} {r.weights}",
-            f"{r.size_bytes / 1e6:.2f} MB",
-            f"{r.parameters_before / 1e6:.3f} → {r.parameters_after / 1e6:.3f} M",
-            difference if r.ran else "not run here",
-            "–" if r.top1_agreement != r.top1_agreement else f"{r.top1_agreement:.0%} of {r.count}",
-            _milliseconds(r.load_ms),
-            _milliseconds(r.latency_torch_ms),
-            _milliseconds(r.latency_runtime_ms),
+            r.target,
+            f"{r.size_bytes / 1e6:.2f}",
+            f"{r.max_abs_difference:.1e}" if r.ran else "not run",
+            f"{r.max_relative_difference:.1e}" if r.ran else "–",
+            "–" if r.top1_agreement != r.top1_agreement else f"{r.top1_agreement:.0%}",
+            *(_milliseconds(value) for value in (r.load_ms, r.latency_torch_ms, r.latency_runtime_ms)),
         )
     return result
 
 
 def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} ms"
+    return "–" if value is None else f"{value:.2f}"

@@ -58,6 +58,7 @@ class Settings:
         sizes: smallest and largest side in pixels that the artefact accepts; None for the example's size alone.
         calibration: ``N × C × H × W`` pictures as the graph takes them, from which int8 learns the activations' ranges.
         outputs: names of the outputs, in their order.
+        input_name: name of the input, where the format has names.
         selection: how to choose among the boxes that the model gives, where the target can.
     """
 
@@ -67,6 +68,7 @@ class Settings:
     sizes: tuple[int, int] | None = None
     calibration: np.ndarray | None = None
     outputs: tuple[str, ...] = ("logits",)
+    input_name: str = "pictures"
     selection: Selection | None = None
 
 

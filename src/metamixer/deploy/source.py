@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from metamixer.deploy.graph import WithPreprocessing
 from metamixer.deploy.pictures import CHECKED, Picture, open_given, pictures_in, synthetic
 from metamixer.deploy.report import DIFFERENT, Agreement, Array, agreement, as_list
 from metamixer.deploy.settings import Precision, Selection
+from metamixer.deploy.targets import in_one_line
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import Size
 from metamixer.models import class_names
@@ -34,6 +36,7 @@ class Source(ABC):
         name: what messages, report and metadata call it.
 
     Attributes:
+        input_name: name of the graph's input.
         outputs: names of the graph's outputs, in their order.
         classifies: whether the one output holds the scores of classes.
         checked: pictures, or whatever goes in, that an export is compared on, unless the user names others.
@@ -42,6 +45,7 @@ class Source(ABC):
         selection: of a detector that chooses among its boxes inside the graph, how it does that.
     """
 
+    input_name = "pictures"
     outputs: tuple[str, ...] = ()
     classifies = False
     checked = 16
@@ -57,6 +61,19 @@ class Source(ABC):
     def own_size(self) -> int | None:
         """Side of the model's own pictures in pixels; None where it has no size of its own."""
         return None
+
+    @contextmanager
+    def first_call(self, inputs: Tensor) -> Iterator[None]:
+        """Around the first call: what a network says of a size that it cannot take becomes one sentence."""
+        try:
+            yield
+        except MetamixerError:
+            raise
+        except Exception as error:  # networks complain in their own ways
+            size = self.side(inputs)
+            raise MetamixerError(
+                f"{self.name} does not take {self.input_name} of size {size} ({in_one_line(error)})"
+            ) from error
 
     def graph(self, model: nn.Module) -> nn.Module:
         """What computes the raw outputs of the model, or of a merged copy of it."""

@@ -27,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metamixer.deploy.artefact import tells_of_place
 from metamixer.deploy.quiet import quiet
 from metamixer.deploy.settings import Settings
 from metamixer.errors import MetamixerError
@@ -75,18 +76,25 @@ def target_module(target: str) -> Any:
 
 
 def convert(target: Target, model: nn.Module, example: Tensor, path: Path, settings: Settings, name: str) -> str:
-    """The target's ``write``, silent, with whatever a converter raises as a MetamixerError that names the model."""
+    """The target's ``write``, silent, with whatever a converter raises as a MetamixerError that names the model.
+
+    Where ``path`` cannot be written its OSError is passed on: the caller knows what the user calls that place.
+    """
     try:
         with quiet():
             return target.implementation().write(model, example, path, settings)
-    except (MetamixerError, OSError):
+    except MetamixerError:
         raise
     except Exception as error:  # converters raise nearly anything
-        reason = " ".join(str(error).split()) or "no reason given"
-        reason = reason if len(reason) <= 300 else f"{reason[:300]} …"
-        raise MetamixerError(
-            f"{name} cannot be exported to {target.runtime} ({type(error).__name__}: {reason})"
-        ) from error
+        if isinstance(error, OSError) and tells_of_place(error, path.parent):
+            raise
+        raise MetamixerError(f"{name} cannot be exported to {target.runtime} ({in_one_line(error)})") from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Kind and message of an exception, which may be long and of many lines."""
+    reason = " ".join(str(error).split()) or "no reason given"
+    return f"{type(error).__name__}: {reason if len(reason) <= 300 else f'{reason[:300]} …'}"
 
 
 def require(target: str, *packages: str) -> None:
