@@ -126,12 +126,72 @@ def test_features_by_name() -> None:
         ({"segment": np.full(30, -2)}, "the label -2 of point 0"),
         ({"segment": np.full(30, 0.5)}, "the label 0.5 of point 0"),
         ({"segment": np.zeros(7, int)}, "segment holds 7 labels for 30 points"),
+        ({"segment": np.where(np.arange(30) == 3, np.nan, 1)}, "the label nan of point 3 is out of range"),
+        ({"segment": np.where(np.arange(30) == 3, np.inf, 1)}, "the label inf of point 3 is out of range"),
+        ({"segment": np.full(30, 1e30)}, r"the label 1e\+30 of point 0 is out of range"),
+        ({"segment": np.full(30, "wall")}, "segment must hold numbers, not <U4"),
+        ({"coord": np.full((30, 3), "a")}, "coord must hold numbers, not <U1"),
+        ({"coord": np.zeros((30, 3), complex)}, "coord must hold numbers, not complex128"),
+        ({"coord": np.full((30, 3), 1e300)}, "coord is NaN or infinite at point 0"),
+        ({"color": np.float32(3)}, r"color must be 30 points × 3, got \(\)"),
+        ({"color": np.zeros((0, 3))}, r"color must be 30 points × 3, got \(0, 3\)"),
+        ({"normal": np.zeros((30, 3), "M8[s]")}, "normal must hold numbers, not datetime64"),
     ],
 )
 def test_scenes_that_are_wrong(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "room", scene() | change)
     with pytest.raises(MetamixerError, match=f"room:? {message}"):
         Scenes(tmp_path, classes=4)[0]
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "u8", "i1", "f2", "f8", "?"])
+def test_labels_of_any_kind_of_number(kind: str, tmp_path: Path) -> None:
+    made = scene() | {"segment": (np.arange(30) % 2).astype(kind)}
+    for classes in (2, None):
+        assert_equal(Scenes(write_folder(tmp_path / f"{classes}", made), classes)[0], made)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("label", 4, r"the label 4 of row 2, column 5 is out of range \(0 for none, 1 to 3\)"),
+        ("label", -1, r"the label -1 of row 2, column 5 is out of range"),
+        ("label", 1.7, r"the label 1.7 of row 2, column 5 is out of range"),
+        ("label", np.nan, r"the label nan of row 2, column 5 is out of range"),
+        ("xyz", np.nan, "xyz is NaN or infinite at row 2, column 5"),
+        ("remission", np.inf, "remission is NaN or infinite at row 2, column 5"),
+        ("label", "car", "label must hold numbers, not <U32"),
+        ("xyz", "far", "xyz must hold numbers, not <U32"),
+    ],
+)
+def test_range_images_that_are_wrong(key: str, value: float | str, message: str, tmp_path: Path) -> None:
+    """Places and labels are those of the file, not of the list of points without empty cells."""
+    random = np.random.default_rng(0)
+    xyz = random.uniform(1, 2, (2, 3, 4, 8)).astype(np.float32)
+    xyz[:, :, 0, :3] = 0
+    arrays = {"xyz": xyz, "remission": xyz[:, 0], "label": random.integers(0, 4, (2, 4, 8)).astype(float)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert len(Scenes(tmp_path / "a.npz", classes=3)[1]) == 29
+    arrays[key] = arrays[key].astype(type(value))
+    arrays[key][1, ..., 2, 5] = value
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(MetamixerError, match=rf"a.npz, scan 1: {message}"):
+        Scenes(tmp_path / "a.npz", classes=3)[1]
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", coord=np.random.rand(500, 3))
+    whole = (tmp_path / "a.npz").read_bytes()
+    for start in range(0, len(whole) - 40, 100):
+        (tmp_path / "a.npz").write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
+        with pytest.raises(MetamixerError, match=r"a.npz"):
+            Scenes(tmp_path / "a.npz")[0]
+    np.save(tmp_path / "coord.npy", np.zeros((3, 3)))
+    whole = (tmp_path / "coord.npy").read_bytes()
+    for start in range(8, 70, 3):
+        (tmp_path / "coord.npy").write_bytes(whole[:start] + b"({[" + whole[start + 3 :])
+        with pytest.raises(MetamixerError, match=rf"{tmp_path.name}"):
+            Scenes(tmp_path, layout="numpy")[0]
 
 
 def test_files_that_are_no_scenes(tmp_path: Path) -> None:
@@ -196,8 +256,8 @@ def test_grids_at_the_edge() -> None:
     assert voxelise(np.zeros((1, 3)), 1).cell_of.tolist() == [0]
     with pytest.raises(MetamixerError, match="larger than 0"):
         voxelise(np.zeros((1, 3)), 0)
-    with pytest.raises(MetamixerError, match="too many cells"):
-        voxelise(np.array([[0, 0, 0], [1e9, 1e9, 1e9]]), 1e-3)
+    with pytest.raises(MetamixerError, match=r"a scene spans 1e\+09 × 2 × 1e\+09: a grid of 1e-09 has too many cells"):
+        voxelise(np.array([[0, 0, 0], [1e9, 2, 1e9]]), 1e-9, "a scene")
 
 
 # --- Augmentations ---------------------------------------------------------------------------------------------------

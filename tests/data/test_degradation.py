@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_channels_are_independent_and_constants_stay() -> None:
     apart = [imresize(picture[..., channel], 1 / 3) for channel in range(3)]
     assert np.array_equal(imresize(picture, 1 / 3), np.stack(apart, -1))
     np.testing.assert_allclose(imresize(np.full((9, 9), 3.5), 1 / 4), 3.5, rtol=1e-14)
+
+
+def test_bands_do_not_matter_and_bound_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    whole = imresize(picture, 3)
+    monkeypatch.setattr("metamixer.data.degradation._BAND", 20_000)
+    tracemalloc.start()
+    banded = imresize(picture, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(banded, whole)
+    assert peak < 1.5 * whole.nbytes  # in float64 alone it would be eight times that
 
 
 def test_a_corner_with_context_is_that_of_the_whole() -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import gzip
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metamixer import MetamixerError
-from metamixer.data.time_series import Series, Standardisation, Windows, read_series, split_rows, windows_of
+from metamixer.data.time_series import (
+    Series,
+    Standardisation,
+    Windows,
+    read_series,
+    split_rows,
+    usual_split,
+    windows_of,
+)
 
 GOOD = "date,a,b\n2020-01-01 00:00:00,1,10\n2020-01-01 01:00:00,2,20.5\n2020-01-01 02:00:00,-3e0,30\n"
 
@@ -30,7 +39,7 @@ def test_times_and_numbers_are_read(tmp_path: Path) -> None:
     read = read_series(write(tmp_path, GOOD))
     assert read.columns == ("a", "b")
     assert read.values.tolist() == [[1, 10], [2, 20.5], [-3, 30]]
-    assert [str(time) for time in read.times] == [f"2020-01-01T0{hour}:00:00" for hour in range(3)]
+    assert read.times.tolist() == [datetime(2020, 1, 1, hour) for hour in range(3)]
     assert read.step == np.timedelta64(1, "h")
 
 
@@ -57,6 +66,39 @@ def test_the_time_column_can_be_named(tmp_path: Path) -> None:
         read_series(tmp_path / "series.csv", time_column="then")
 
 
+def test_fractions_of_seconds_and_offsets_from_utc(tmp_path: Path) -> None:
+    lines = ["date,a", *(f"2020-01-01 00:00:00.{10 * i:03},{i}" for i in range(5))]
+    quick = read_series(write(tmp_path, "\n".join(lines)))
+    assert quick.step == np.timedelta64(10, "ms")
+    assert quick.times[-1].item() == datetime(2020, 1, 1, microsecond=40_000)
+    lines = ["date,a", "2020-03-29T00:30:00+01:00,1", "2020-03-29T00:00:00+00:00,2", "2020-03-29T03:30:00+02:00,3"]
+    assert read_series(write(tmp_path, "\n".join(lines))).times.tolist() == [
+        datetime(2020, 3, 28, 23, 30), datetime(2020, 3, 29), datetime(2020, 3, 29, 1, 30),
+    ]  # fmt: skip
+
+
+def dates(*days: str) -> Series:
+    return Series(Path("s.csv"), ("a",), np.array(days, "datetime64[us]"), np.zeros((len(days), 1)))
+
+
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        (dates("2016-06-01", "2016-07-01", "2016-08-01"), ["2016-09-01", "2016-10-01", "2016-11-01"]),
+        (dates("2019-10-15T06", "2019-11-15T06", "2019-12-15T06"), ["2020-01-15T06", "2020-02-15T06", "2020-03-15T06"]),
+        (dates("2019-10-31", "2019-11-30", "2019-12-31"), ["2020-01-31", "2020-02-29", "2020-03-31"]),
+        (dates("2019-03-31", "2019-06-30", "2019-09-30"), ["2019-12-31", "2020-03-31", "2020-06-30"]),
+        (dates("2018-01-01", "2019-01-01", "2020-01-01"), ["2021-01-01", "2022-01-01", "2023-01-01"]),
+        (dates("2020-01-30", "2020-01-31", "2020-02-01"), ["2020-02-02", "2020-02-03", "2020-02-04"]),
+        (dates("2020-01-31T23:59:59.5", "2020-01-31T23:59:59.75"), ["2020-02-01", "2020-02-01T00:00:00.25"]),
+    ],
+)
+def test_times_go_on_by_months_or_by_steps(series: Series, expected: list[str]) -> None:
+    last = len(series) - 1
+    assert np.array_equal(series.following(last, len(expected)), np.array(expected, "datetime64[us]"))
+    assert np.array_equal(series.following(0, last), series.times[1:])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -67,6 +109,8 @@ def test_the_time_column_can_be_named(tmp_path: Path) -> None:
         ("2,20.5", "2", "row 3: 2 cells where the header has 3"),
         ("01:00:00", "00:00:00", "row 3, column date: the time 2020-01-01 00:00:00 occurs twice"),
         ("02:00:00", "00:30:00", "row 4, column date: the time 2020-01-01 00:30:00 is earlier than the row before"),
+        ("02:00:00", "02:00:00+01:00", "row 4, column date: some times have a UTC offset and some have none"),
+        ("2020-01-01 01:00:00", "0001-01-01T00:00:00+05:00", "row 3, column date: '0001-.*' is no time such as"),
         ("2020-01-01 01:00:00", "soon", "row 3, column date: 'soon' is no time such as 2016-07-01 00:00:00"),
         ("date,a,b", "date,a,a", "row 1: the column 'a' occurs twice"),
         ("date,a,b", "date,a,", "row 1: a column has no name"),
@@ -103,6 +147,15 @@ def test_what_is_no_csv_file(tmp_path: Path) -> None:
         read_series(tmp_path / "c.csv.gz")
 
 
+def test_a_damaged_gzip_file(tmp_path: Path) -> None:
+    lines = [f"{np.datetime64('2020-01-01') + i},{i * i % 997}" for i in range(2000)]
+    whole = gzip.compress("\n".join(["date,a", *lines]).encode())
+    for start in range(10, len(whole) - 10, len(whole) // 20):
+        (tmp_path / "d.csv.gz").write_bytes(whole[:start] + bytes(8) + whole[start + 8 :])
+        with pytest.raises(MetamixerError, match=r"d.csv.gz"):
+            read_series(tmp_path / "d.csv.gz")
+
+
 def test_splits_of_the_literature() -> None:
     hours = split_rows(series(17420, name="ETTh1.csv.gz"))
     assert hours == {"train": (0, 8640), "val": (8640, 11520), "test": (11520, 14400)}
@@ -110,6 +163,9 @@ def test_splits_of_the_literature() -> None:
     # As exchange_rate: 7588 rows, the tenth in the middle takes what rounding leaves.
     assert split_rows(series(7588)) == {"train": (0, 5311), "val": (5311, 6071), "test": (6071, 7588)}
     assert split_rows(series(20000), "ett_hour") == hours
+    assert [usual_split(series(5, name=name)) for name in ("etth2.csv", "ETTm1.csv.gz", "a.csv")] == [
+        "ett_hour", "ett_minute", "ratio",
+    ]  # fmt: skip
     with pytest.raises(MetamixerError, match=r"ETTh1.csv holds 100 rows; the split .* needs 14400"):
         split_rows(series(100, name="ETTh1.csv"))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import metamixer as mm
 from metamixer import MetamixerError
-from metamixer.data.time_series import Series, Windows
+from metamixer.data.time_series import Series, Windows, read_series
 from metamixer.tasks.forecasting import (
     Forecasting,
     evaluate_series,
@@ -69,8 +69,8 @@ def test_seasonal_naive_repeats_the_last_season() -> None:
 
 @pytest.mark.parametrize(
     ("step", "lookback", "season"),
-    [((1, "h"), 96, 24), ((15, "m"), 96, 96), ((15, "m"), 95, 1), ((1, "D"), 96, 7), ((7, "D"), 36, 1),
-     ((7, "D"), 104, 52), ((30, "D"), 24, 12), ((365, "D"), 24, 1)],
+    [((1, "h"), 96, 24), ((10, "ms"), 96, 1), ((15, "m"), 96, 96), ((15, "m"), 95, 1), ((1, "D"), 96, 7),
+     ((7, "D"), 36, 1), ((7, "D"), 104, 52), ((30, "D"), 24, 12), ((365, "D"), 24, 1)],
 )  # fmt: skip
 def test_seasons(step: tuple[int, str], lookback: int, season: int) -> None:
     times = np.datetime64("2020-01-01T00:00:00") + np.arange(9) * np.timedelta64(*step)
@@ -160,7 +160,7 @@ class Tomorrow(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(10.0))
-        self.about = {"columns": ["sine", "cosine"], "mean": [100.0, 50.0], "deviation": [2.0, 5.0]}
+        self.about: dict[str, object] = {"columns": ["sine", "cosine"], "mean": [100.0, 50.0], "deviation": [2.0, 5.0]}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.factor * x[:, -1:].repeat(1, 3, 1)
@@ -172,7 +172,7 @@ def test_a_forecast_is_in_the_units_of_the_file(data: Path, tmp_path: Path) -> N
     last = np.array([float(cell) for cell in data.read_text().splitlines()[-1].split(",")[1:]])
     expected = np.array([100, 50]) + 10 * (last - [100, 50])
     np.testing.assert_allclose(result.values, np.tile(expected, (3, 1)), rtol=1e-5)
-    assert [str(time) for time in result.times] == [f"2020-01-09T{hour:02}:00:00" for hour in (8, 9, 10)]
+    assert result.to_dict()["times"] == [f"2020-01-09T{hour:02}:00:00" for hour in (8, 9, 10)]
     assert len(result.truth) == 0
     assert json.loads(json.dumps(result.to_dict()))["values"]["sine"] == pytest.approx([expected[0]] * 3, rel=1e-5)
 
@@ -184,7 +184,52 @@ def test_a_forecast_is_in_the_units_of_the_file(data: Path, tmp_path: Path) -> N
     assert rows[0] == ["date", "sine", "cosine"]
     assert len(rows) == 4
     assert [float(cell) for cell in rows[1][1:]] == known.values[0].tolist()
+    assert [row[0] for row in rows[1:]] == [f"2020-01-09 {hour:02}:00:00" for hour in (6, 7, 8)]
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (np.arange("2019-06", "2019-12", dtype="M8[M]"), ["2019-12-01T00:00:00", "2020-01-01T00:00:00"]),
+        (np.datetime64("2020-01-01") + np.arange(6) * np.timedelta64(250, "ms"),
+         ["2020-01-01T00:00:01.500000", "2020-01-01T00:00:01.750000", "2020-01-01T00:00:02"]),
+    ],
+)  # fmt: skip
+def test_months_and_fractions_of_seconds(times: np.ndarray, expected: list[str], tmp_path: Path) -> None:
+    lines = [f"{time},{i},{i * i}" for i, time in enumerate(times.astype("M8[ms]"))]
+    (tmp_path / "a.csv").write_text("\n".join(["date,sine,cosine", *lines]))
+    result = forecast(Tomorrow(), tmp_path / "a.csv")
+    assert result.to_dict()["times"][: len(expected)] == expected
+    assert read_series(result.save(tmp_path, "out")[0]).times.tolist() == result.times.tolist()
+
+
+def test_a_trained_network_is_measured_on_what_it_was_not_trained_on(data: Path, tmp_path: Path) -> None:
+    """How the series is cut and which column tells the time is kept with the weights."""
+    lines = data.read_text().splitlines()
+    text = "\n".join(f"{'number' if i == 0 else i * i},{line}" for i, line in enumerate(lines))
+    other = tmp_path / "ETTh1.csv"  # by its name it would be cut into months
+    other.write_text(text.replace("date", "when"))
+    made = task(other, split="ratio", time_column="when")
+    made.save(made.create_model(), tmp_path / "a.safetensors")
+    model = mm.create_model("ffnet_tsf", checkpoint=tmp_path / "a.safetensors").eval()
+    for part in ("train", "val", "test"):
+        found = evaluate_series(model, other, part)
+        assert found.count == len(made.windows[part])
+        assert {"mse": found.mse, "mae": found.mae} == pytest.approx(made.errors(model, part))
+    assert forecast(model, other).columns == ("number", "sine", "cosine")
+    with pytest.raises(MetamixerError, match="the split into 12, 4 and 4 months needs 14400"):
+        evaluate_series(model, other, split="ett_hour")
+    by_name = task(data)
+    by_name.save(by_name.create_model(), tmp_path / "b.safetensors")
+    model = mm.create_model("ffnet_tsf", checkpoint=tmp_path / "b.safetensors")
+    assert evaluate_series(model, data.rename(other)).count == len(by_name.windows["test"])
+
+
+def test_a_forecast_needs_no_more_rows_than_the_network_reads(data: Path) -> None:
+    model = Tomorrow()
+    model.about = model.about | {"split": "ett_hour"}
+    assert forecast(model, data).values.shape == (3, 2)
 
 
 def test_the_plot_shows_past_forecast_and_truth(data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +19,9 @@ from metamixer import MetamixerError
 from metamixer.cli import main
 from metamixer.models import load_model
 from metamixer.networks import NETWORKS, about, create_network, save_network
+from metamixer.tasks.forecasting import Forecasting
 from metamixer.tasks.other_networks import evaluate_data, predict_file
+from metamixer.tasks.point_clouds import VIEWS, label_points
 from metamixer.train import TrainConfig
 from metamixer.train.recipes import get_recipe, list_recipes
 
@@ -129,6 +132,146 @@ def test_files_that_cannot_be_read_stop_no_others(tmp_path: Path, capsys: pytest
     assert "a.png cannot be read as a picture" in capsys.readouterr().err
     with Image.open(tmp_path / "out" / "0001_b.png") as enlarged:
         assert enlarged.size == (18, 14)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_where_nothing_is_predicted_nothing_is_written(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = {
+        "super-resolution": lambda: create_network("ffnet_sr_nano", dim=4, depth=1),
+        "forecasting": lambda: create_network("ffnet_tsf", channels=2, lookback=8, horizon=3, dim=4),
+        "point clouds": lambda: create_network("ffnet_points_tiny", num_classes=2),
+    }[case]()
+    save_network(network, tmp_path / "a.safetensors")
+    CASES[case][0](tmp_path)
+    broken = tmp_path / f"broken{Path(CASES[case][1]).suffix or '.png'}"
+    broken.write_bytes(b"\xff\xfe nothing")
+    assert run("predict", tmp_path / "a.safetensors", broken, "--out", tmp_path / "out") == 1
+    assert f"{broken} cannot be read as" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run("predict", tmp_path / "a.safetensors", broken, "--out", broken) == 1
+    assert capsys.readouterr().err == f"metamixer: {broken} is a file where a folder is needed\n"
+
+
+def small_validation_picture(folder: Path) -> str:
+    Image.new("RGB", (4, 4)).save(folder / "val" / "c.png")
+    return "c.png has 4 × 4 pixels, nothing but border where 2 on each side do not count"
+
+
+def missing_value(folder: Path) -> str:
+    file = folder / "s.csv"
+    file.write_text(re.sub(r"(?m)^(2020-03-01,).*?,", r"\1,", file.read_text()))
+    return "s.csv, row 62, column a: the value is missing"
+
+
+def unlabelled_scan(folder: Path) -> str:
+    file = folder / "semantickitti_val.npz"
+    arrays = dict(np.load(file))
+    arrays["label"][1] = 0
+    np.savez(file, **arrays)
+    return "semantickitti_val.npz, scan 1 has no labels: all its points are marked as unlabelled"
+
+
+@pytest.mark.parametrize(
+    ("case", "spoil"),
+    [
+        ("super-resolution", small_validation_picture),
+        ("forecasting", missing_value),
+        ("point clouds", unlabelled_scan),
+    ],
+)
+def test_data_that_cannot_be_trained_on_leave_no_folder(
+    case: str, spoil: Callable[[Path], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = CASES[case][0](tmp_path)
+    message = spoil(tmp_path)
+    assert run("train", *arguments, "--epochs", 1, "--warmup-epochs", 0, "--out", tmp_path / "run") == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def measured(*arguments: object, capsys: pytest.CaptureFixture[str]) -> str:
+    assert run("evaluate", *arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_parts_of_a_series_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, data, *_ = series(tmp_path)
+    other = tmp_path / "ETTh1.csv"  # by its name it would be cut into months
+    text = Path(str(data)).read_text().replace("date", "when")
+    other.write_text("\n".join(f"{'n' if i == 0 else i * i},{line}" for i, line in enumerate(text.splitlines())))
+    task = Forecasting(data=str(other), time_column="when", split="ratio", lookback=8, horizon=3, dim=4)
+    task.open()
+    task.save(task.create_model(), tmp_path / "a.safetensors")
+    counts = {part: len(windows) for part, windows in task.windows.items()}
+    assert len(set(counts.values())) == 3
+    for part, count in counts.items():
+        shown = measured(tmp_path / "a.safetensors", "--data", other, "--split", part, capsys=capsys)
+        assert re.search(rf"count\W+{count}\W", shown)
+    assert re.search(
+        rf"count\W+{counts['test']}\W", measured(tmp_path / "a.safetensors", "--data", other, capsys=capsys)
+    )
+    assert run("predict", tmp_path / "a.safetensors", other, "--out", tmp_path / "out") == 0
+    renamed = tmp_path / "renamed.csv"
+    renamed.write_text(other.read_text().replace("when", "then"))
+    assert run("predict", tmp_path / "a.safetensors", renamed, "--out", tmp_path / "out") == 1
+    assert "has no column 'when'" in capsys.readouterr().err
+    then = ("--time-column", "then")
+    assert run("predict", tmp_path / "a.safetensors", renamed, "--out", tmp_path / "out", *then) == 0
+    assert measured(tmp_path / "a.safetensors", "--data", renamed, *then, capsys=capsys)
+
+
+def test_small_pictures_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path)
+    save_network(create_network("ffnet_sr_nano", dim=4, depth=1), tmp_path / "a.safetensors")
+    (tmp_path / "small").mkdir()
+    Image.new("RGB", (13, 15), "red").save(tmp_path / "small" / "cx2.png")
+    made = evaluate_data(load_model(tmp_path / "a.safetensors"), tmp_path / "val")
+    paired = evaluate_data(load_model(tmp_path / "a.safetensors"), tmp_path / "val", small=tmp_path / "small")
+    assert paired["bicubic_psnr"] < made["bicubic_psnr"]
+    shown = measured(
+        tmp_path / "a.safetensors", "--data", tmp_path / "val", "--small", tmp_path / "small", capsys=capsys
+    )
+    assert f"{paired['bicubic_psnr']:.4f}" in shown
+
+
+def test_votes_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans(tmp_path)
+    network = create_network("ffnet_points_tiny", num_classes=2)
+    save_network(network, tmp_path / "a.safetensors", {"features": ["coord", "coord"], "grid": 0.5})
+    data, asked = tmp_path / "semantickitti_val.npz", []
+    monkeypatch.setattr("metamixer.tasks.point_clouds.LabelledCloud.save", lambda *a: [])  # drawing takes time
+    monkeypatch.setattr("metamixer.tasks.point_clouds.vote", lambda *a: (asked.append(a[-1]), label_points(*a[:-1]))[1])
+    assert run("evaluate", tmp_path / "a.safetensors", "--data", data) == 0
+    assert not asked
+    assert run("evaluate", tmp_path / "a.safetensors", "--data", data, "--views") == 0
+    assert run("predict", tmp_path / "a.safetensors", data, "--out", tmp_path / "out", "--views") == 0
+    assert asked == [VIEWS] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "verb", "flags", "message"),
+    [
+        ("ffnet_sr_nano", "evaluate", "--split val",
+         "split is a setting for boxes, masks, class maps and forecasting, not for FFNetSR"),
+        ("ffnet_tsf", "evaluate", "--small d", "small is a setting for super-resolution, not for FFNetTSF"),
+        ("ffnet_tsf", "evaluate", "--views", "views is a setting for point clouds, not for FFNetTSF"),
+        ("ffnet_points_tiny", "evaluate", "--time-column t",
+         "time column is a setting for forecasting, not for FFNetPoints"),
+        ("casvit_nano", "evaluate", "--split train", "split is a setting for boxes, masks, class maps and forecasting"),
+        ("casvit_nano", "predict", "--views", "views is a setting for point clouds, not for"),
+        ("ffnet_sr_nano", "predict", "--time-column t", "time column is a setting for forecasting, not for FFNetSR"),
+    ],
+)  # fmt: skip
+def test_settings_of_other_networks_are_refused(
+    name: str, verb: str, flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--data", tmp_path) if verb == "evaluate" else (tmp_path, "--out", tmp_path / "out")
+    assert run(verb, name, *where, *flags.split()) == 1
+    assert f"metamixer: {message}" in capsys.readouterr().err
 
 
 def test_half_precision_keeps_what_the_file_says(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ from metamixer.tasks.point_clouds import (
     segmentation_metrics,
     vote,
 )
+
+
+@pytest.fixture(autouse=True)
+def numpy_seed() -> None:
+    """Augmentations draw from NumPy's generator."""
+    np.random.seed(0)
 
 
 def write(folder: Path, points: int, seed: int) -> None:
@@ -304,13 +311,40 @@ def test_scenes_that_cannot_be_trained_on(data: Path) -> None:
     np.save(data / "train" / "room1" / "coord.npy", np.ones((301, 3), np.float32))
     made = task(data)
     made.create_model()
-    with pytest.raises(MetamixerError, match="room0 has no labels to train with"):
+    with pytest.raises(MetamixerError, match="room0 has no labels"):
+        made.sample(0, None)
+    np.save(data / "train" / "room0" / "segment.npy", np.full(300, -1))
+    with pytest.raises(MetamixerError, match="room0 has no labels: all its points are marked as unlabelled"):
         made.sample(0, None)
     with pytest.raises(MetamixerError, match=r"room1 lies in one cell of the network's coarsest grid \(0.8 m\)"):
         made.sample(1, None)
-    (data / "val" / "room" / "segment.npy").unlink()
-    with pytest.raises(MetamixerError, match="room has no labels to compare with"):
-        task(data).evaluate(ByColour(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("segment", None, "val/room has no labels"),
+        ("segment", np.full(200, -1), "val/room has no labels: all its points are marked as unlabelled"),
+        ("segment", np.full(200, 2), "val/room: the label 2 of point 0 is out of range"),
+        ("color", np.full((200, 3), np.nan), "val/room: color is NaN or infinite at point 0"),
+    ],
+)
+def test_validation_scenes_are_looked_at_before_training(
+    name: str, values: np.ndarray | None, message: str, data: Path
+) -> None:
+    file = data / "val" / "room" / f"{name}.npy"
+    file.unlink() if values is None else np.save(file, values)
+    with pytest.raises(MetamixerError, match=message):
+        task(data)
+    with pytest.raises(MetamixerError, match=message):
+        evaluate_scenes(mm.create_model("ffnet_points_tiny", in_channels=6, num_classes=2), data / "val")
+
+
+def test_grids_that_are_too_fine_name_the_scene(data: Path) -> None:
+    cloud = replace(Scenes(data / "val")[0], coord=np.array([[0, 0, 0], [1e9, 1e9, 1e9]] * 100, np.float32))
+    for use in (label_points, vote):
+        with pytest.raises(MetamixerError, match=r"val/room spans .*: a grid of 1e-05 has too many cells there"):
+            use(ByColour(), cloud, ("color",), 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import metamixer as mm
 from metamixer import MetamixerError
@@ -137,6 +140,39 @@ def test_pairs_are_found_by_name_and_checked(tmp_path: Path) -> None:
     save(tmp_path / "lr" / "0801x2.png", noise(11, 16))
     with pytest.raises(MetamixerError, match=r"0801x2.png has 16 × 11 pixels where .*0801.png asks for 16 × 10"):
         PicturePairs(tmp_path / "hr", 2, tmp_path / "lr")[0]
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "expected"),
+    [
+        (["0.png"], ["0.png", "0x2.png"], ["0.png"]),
+        (["a/0.png", "b/0.png"], ["a/0.png", "b/0x2.png"], ["a/0.png", "b/0x2.png"]),  # by place
+        (["a/0.png", "b/1.png"], ["X2/0x2.png", "X2/1x2.png"], ["X2/0x2.png", "X2/1x2.png"]),  # by name
+        (["a/0.png", "1.png"], ["a/0.png", "b/0.png", "c/1.png"], ["a/0.png", "c/1.png"]),
+        (["a/0.png"], ["b/0.png", "c/0.png"], r"b/0.png and .*c/0.png could both be the small picture of .*hr/a/0.png"),
+        (["0.png"], ["0.png", "0.bmp"], r"0.bmp and .*0.png could both be the small picture"),
+        (["a/0.png", "b/0.png"], ["0.png"], r"lr/0.png would be the small .* both .*hr/a/0.png and .*hr/b/0.png"),
+    ],
+)
+def test_every_picture_has_a_small_one_of_its_own(
+    large: list[str], small: list[str], expected: list[str] | str, tmp_path: Path
+) -> None:
+    for folder, names in {"hr": large, "lr": small}.items():
+        for name in names:
+            save(tmp_path / folder / name, noise(2, 2))
+    if isinstance(expected, str):
+        with pytest.raises(MetamixerError, match=expected):
+            PicturePairs(tmp_path / "hr", 2, tmp_path / "lr")
+    else:
+        pairs = PicturePairs(tmp_path / "hr", 2, tmp_path / "lr")
+        assert dict(zip(pairs.large, pairs.small or [], strict=True)) == {
+            tmp_path / "hr" / name: tmp_path / "lr" / other for name, other in zip(large, expected, strict=True)
+        }
+
+
+def test_one_picture_and_its_small_one(tmp_path: Path) -> None:
+    large, small = save(tmp_path / "a.png", noise(8, 6)), save(tmp_path / "ax2.png", noise(4, 3))
+    assert np.array_equal(PicturePairs(large, 2, small)[0][0], noise(4, 3))
 
 
 def test_pictures_are_kept_as_far_as_there_is_room(data: Path) -> None:
@@ -283,15 +319,44 @@ def test_enlargement_of_any_picture(mode: str, size: tuple[int, int], tmp_path: 
     assert sheet.shape[0] <= 480 + 60
 
 
-def test_the_sheet_shows_three_panels() -> None:
-    picture = Image.fromarray(noise(40, 60))
-    sheet = np.asarray(enlarge(Repeat(), picture).draw())
-    panel = np.asarray(picture.resize((120, 80), Image.Resampling.NEAREST))
-    places = [(12 + i * 132, 42) for i in range(3)]
-    shown = [sheet[y : y + 80, x : x + 120] for x, y in places]
-    assert np.array_equal(shown[0], panel)
-    assert np.array_equal(shown[2], panel)
-    assert np.array_equal(shown[1], imresize(np.asarray(picture), 2))
+@pytest.mark.parametrize(("scale", "size"), [(2, (60, 40)), (3, (170, 200)), (4, (123, 20))])
+def test_the_sheet_shows_three_panels(scale: int, size: tuple[int, int]) -> None:
+    picture = Image.fromarray(noise(size[1], size[0]))
+    whole = enlarge(Repeat(scale), picture)
+    sheet = np.asarray(whole.draw())
+    width, height = (min(480, scale * side) for side in size)
+    left, top = (scale * size[0] - width) // 2, (scale * size[1] - height) // 2
+    middle = np.s_[top : top + height, left : left + width]
+    shown = [sheet[42 : 42 + height, x : x + width] for x in range(12, 12 + 3 * (width + 12), width + 12)]
+    repeated = np.asarray(picture).repeat(scale, 0).repeat(scale, 1)
+    assert np.array_equal(shown[0], repeated[middle])
+    assert np.array_equal(shown[2], repeated[middle])
+    assert np.array_equal(shown[1], imresize(np.asarray(picture), scale)[middle])
+
+
+class LargestTensor(TorchFunctionMode):
+    """Notes how many bytes the largest tensor has that an operation gives."""
+
+    bytes = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.bytes = max(self.bytes, out.numel() * out.element_size())
+        return out
+
+
+def test_enlargement_takes_little_more_than_its_result() -> None:
+    picture = Image.fromarray(noise(300, 500))
+    tracemalloc.start()
+    with LargestTensor() as largest:
+        result = enlarge(Repeat(4), picture, tile=16)
+        result.draw()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pixels = result.picture.width * result.picture.height
+    assert peak < 3 * 3 * pixels  # both enlargements at 8 bits, one of them twice while it is copied
+    assert largest.bytes < pixels  # a tile's floating-point numbers, or the picture as it was at 8 bits
 
 
 @pytest.mark.parametrize(
@@ -300,6 +365,7 @@ def test_the_sheet_shows_three_panels() -> None:
         ({"data": "nowhere"}, "needs the folders 'train' and 'val'"),
         ({"validation": "nowhere"}, "nowhere: no such file or folder"),
         ({"small": "empty"}, "holds no pictures"),
+        ({"small": "val"}, r"val holds no small picture of .*train/0.png"),
         ({"crop": 1}, "crop must be at least the scale"),
         ({"passes": 0}, "passes and tile"),
     ],
@@ -314,8 +380,8 @@ def test_folders_and_settings_that_do_not_work(
 
 
 def test_pictures_and_networks_that_do_not_work(data: Path) -> None:
-    save(data / "train" / "0.png", noise(1, 30))
     made = task(data)
+    save(data / "train" / "0.png", noise(1, 30))
     with pytest.raises(MetamixerError, match=r"0.png has 30 × 1 pixels, too few to be made 2 times smaller"):
         made.sample(0, None)
     (data / "train" / "1.png").write_bytes(b"no picture")
@@ -325,3 +391,24 @@ def test_pictures_and_networks_that_do_not_work(data: Path) -> None:
     made.dim = made.depth = None
     with pytest.raises(MetamixerError, match="takes no argument 'scale'"):
         made.create_model()
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "message"),
+    [
+        ("train/0.png", noise(1, 30), "has 30 × 1 pixels, too few to be made 2 times smaller"),
+        ("train/0.png", None, r"cannot be read as a picture \(unknown format\)"),
+        ("val/a.png", noise(40, 5), "has 5 × 40 pixels, nothing but border where 2 on each side do not count"),
+        ("val/a.png", None, "cannot be read as a picture"),
+    ],
+)
+def test_pictures_are_looked_at_before_training(name: str, pixels: np.ndarray | None, message: str, data: Path) -> None:
+    if pixels is None:
+        (data / name).write_bytes(b"no picture")
+    else:
+        save(data / name, pixels)
+    with pytest.raises(MetamixerError, match=f"{name} {message}"):
+        task(data)
+    if name.startswith("val"):
+        with pytest.raises(MetamixerError, match=f"{name} {message}"):
+            evaluate_folder(Repeat(), data / "val")

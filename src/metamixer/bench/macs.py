@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metamixer.ops import use_transform
+from metamixer.tasks.evaluation_mode import evaluation_mode
 
 
 def count_macs(model: nn.Module, image_size: int, in_chans: int = 3) -> int:
@@ -21,11 +22,7 @@ def count_macs(model: nn.Module, image_size: int, in_chans: int = 3) -> int:
 
 def count_macs_of(model: nn.Module, *inputs: Tensor) -> int:
     """MACs of one call, counted as :func:`count_macs` does."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), use_transform("matmul"), FlopCounterMode(display=False) as counter:
-            model(*inputs)
-    finally:
-        model.train(was_training)
+    counter = FlopCounterMode(display=False)
+    with evaluation_mode(model), torch.no_grad(), use_transform("matmul"), counter:
+        model(*inputs)
     return counter.get_total_flops() // 2

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +87,9 @@ class Scenes:
         classes: number of classes, to check labels against.
         layout: which of these; "auto" looks.
 
-    Raises MetamixerError for a folder without scenes, and when a scene is read, naming the file and the index: for
-    files that cannot be read, arrays of other shapes or lengths, no points, coordinates or attributes that are NaN or
-    infinite, and labels out of range.
+    Raises MetamixerError for a folder without scenes, and when a scene is read, naming the file and the point, of a
+    range image by row and column: for files that cannot be read, arrays of other shapes, lengths or kinds, no points,
+    coordinates or attributes that are NaN or infinite, and labels out of range.
     """
 
     def __init__(self, root: str | Path, classes: int | None = None, layout: Layout = "auto") -> None:
@@ -125,14 +124,14 @@ class Scenes:
         """The scene as the file has it. Range images lose their empty cells; their points keep the image's order."""
         file = self.files[index]
         if self.layout == "range":
-            return self._checked(_range_scan(self._range, index, file), self.name(index))
+            return self._checked(*_range_scan(self._range, index, file), self.name(index))
         arrays = _dictionary(file) if self.layout == "pointcept" else _arrays(file)
-        return self._checked(arrays, self.name(index))
+        return self._checked(arrays, _OURS, self.name(index))
 
     def __iter__(self) -> Iterator[Cloud]:
         return (self[i] for i in range(len(self)))
 
-    def _checked(self, arrays: dict[str, NDArray], name: str) -> Cloud:
+    def _checked(self, arrays: dict[str, NDArray], layout: _Names, name: str) -> Cloud:
         coord = _wanted(arrays, "coord", name)
         if coord.ndim != 2 or coord.shape[1] != 3:
             raise MetamixerError(f"{name}: coord must be points × 3, got {coord.shape}")
@@ -142,31 +141,69 @@ class Scenes:
         for key, width in {"coord": 3, **ATTRIBUTES}.items():
             if key not in arrays:
                 continue
-            values = np.asarray(arrays[key], np.float32).reshape(len(arrays[key]), -1)
-            if values.shape != (len(coord), width):
-                raise MetamixerError(f"{name}: {key} must be {len(coord)} points × {width}, got {arrays[key].shape}")
+            stored, said = arrays[key], layout.of(key)
+            _check_numbers(stored, f"{name}: {said}")
+            if stored.ndim == 0 or len(stored) != len(coord) or stored.size != len(coord) * width:
+                raise MetamixerError(f"{name}: {said} must be {len(coord)} points × {width}, got {stored.shape}")
+            with np.errstate(over="ignore"):  # too large a number becomes infinite, and is told of
+                values = stored.reshape(-1, width).astype(np.float32)
             bad = ~np.isfinite(values).all(1)
             if bad.any():
-                raise MetamixerError(f"{name}: {key} is NaN or infinite at point {int(bad.argmax())}")
+                raise MetamixerError(f"{name}: {said} is NaN or infinite at {layout.place(int(bad.argmax()))}")
             attributes[key] = values
-        return Cloud(attributes.pop("coord"), attributes, self._labels(arrays, len(coord), name), name)
+        return Cloud(attributes.pop("coord"), attributes, self._labels(arrays, len(coord), layout, name), name)
 
-    def _labels(self, arrays: dict[str, NDArray], points: int, name: str) -> NDArray[np.int64] | None:
+    def _labels(self, arrays: dict[str, NDArray], points: int, layout: _Names, name: str) -> NDArray[np.int64] | None:
         key = next((key for key in _LABELS if key in arrays), None)
         if key is None:
             return None
-        labels = np.asarray(arrays[key]).reshape(-1)
+        labels, none = arrays[key].reshape(-1), layout.unlabelled
+        _check_numbers(labels, f"{name}: {layout.of(key)}")
         if len(labels) != points:
             raise MetamixerError(f"{name}: {key} holds {len(labels)} labels for {points} points")
-        whole = labels.astype(np.int64)
-        bad = (whole != labels) | (whole < IGNORED) | (whole >= (self.classes or np.iinfo(np.int64).max))
+        last = _MANY if self.classes is None else none + self.classes
+        numbers = labels.astype(np.float64) if labels.dtype.kind == "f" else labels
+        bad = ~((numbers >= none) & (numbers <= last) & (numbers == np.floor(numbers)))  # NaN is none of these
         if bad.any():
             at = int(bad.argmax())
             raise MetamixerError(
-                f"{name}: the label {labels[at]} of point {at} is out of range (-1 for none, 0 to"
-                f" {'…' if self.classes is None else self.classes - 1})"
+                f"{name}: the label {labels[at]} of {layout.place(at)} is out of range ({none} for none, {none + 1} to"
+                f" {'…' if self.classes is None else last})"
             )
-        return whole
+        return labels.astype(np.int64) - none + IGNORED
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a file calls things, for messages: its arrays, its points, and the label that means none.
+
+    Args:
+        arrays: its names for ours, where they differ.
+        cells: row and column of every point; None where points are counted.
+        unlabelled: the label that means none; classes count from the next one.
+    """
+
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    cells: NDArray[np.int64] | None = None
+    unlabelled: int = IGNORED
+
+    def of(self, key: str) -> str:
+        return self.arrays.get(key, key)
+
+    def place(self, point: int) -> str:
+        if self.cells is None:
+            return f"point {point}"
+        row, column = self.cells[point]
+        return f"row {row}, column {column}"
+
+
+_OURS = _Names()
+_MANY = 2**53  # classes, where their number is not known
+
+
+def _check_numbers(values: NDArray, what: str) -> None:
+    if values.dtype.kind not in "biuf":
+        raise MetamixerError(f"{what} must hold numbers, not {values.dtype}")
 
 
 def _layout_of(root: Path) -> Layout:
@@ -179,9 +216,9 @@ def _layout_of(root: Path) -> Layout:
 
 def _names(file: Path) -> list[str]:
     try:
-        with np.load(file) as archive:
+        with file.open("rb") as opened, np.load(opened) as archive:  # np.load leaves a damaged one open
             return list(archive.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make decompression and parsing raise nearly anything
         raise MetamixerError(f"{file} cannot be read as a NumPy archive ({_said(error)})") from None
 
 
@@ -191,9 +228,9 @@ def _arrays(path: Path) -> dict[str, NDArray]:
     try:
         if path.is_dir():
             return {file.stem: np.load(file) for file in path.glob("*.npy") if file.stem in wanted}
-        with np.load(path) as archive:
+        with path.open("rb") as opened, np.load(opened) as archive:
             return {name: archive[name] for name in archive.files if name in wanted}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as above
         raise MetamixerError(f"{path} cannot be read as NumPy arrays ({_said(error)})") from None
 
 
@@ -211,24 +248,26 @@ def _dictionary(path: Path) -> dict[str, NDArray]:
     try:
         with torch.serialization.safe_globals([*functions, np.ndarray, np.dtype, *kinds]):
             read: Any = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(read, dict):
+                arrays = (np.ndarray, torch.Tensor)
+                return {key: np.asarray(value) for key, value in read.items() if isinstance(value, arrays)}
     except Exception as error:  # damaged bytes make unpickling raise nearly anything
         raise MetamixerError(f"{path} cannot be read as a dictionary of arrays ({_said(error)})") from None
-    if not isinstance(read, dict):
-        raise MetamixerError(f"{path} holds a {type(read).__name__}, not a dictionary of arrays")
-    return {key: np.asarray(value) for key, value in read.items() if isinstance(value, np.ndarray | torch.Tensor)}
+    raise MetamixerError(f"{path} holds a {type(read).__name__}, not a dictionary of arrays")
 
 
-def _range_scan(arrays: dict[str, NDArray], index: int, file: Path) -> dict[str, NDArray]:
-    xyz = np.asarray(arrays["xyz"][index], np.float32)
+def _range_scan(arrays: dict[str, NDArray], index: int, file: Path) -> tuple[dict[str, NDArray], _Names]:
+    """The points of a range image, their labels as the file has them, and how messages name all that."""
+    xyz = arrays["xyz"][index]
+    _check_numbers(xyz, f"{file}, scan {index}: xyz")
     valid = (xyz != 0).any(0)  # an empty cell is all zeros; NaN is no zero and is found later
-    scan: dict[str, NDArray] = {"coord": xyz[:, valid].T}
+    scan, names = {"coord": xyz[:, valid].T}, {"coord": "xyz"}
     for key, name in {"remission": "strength", "label": "segment"}.items():
         if key in arrays:
             if arrays[key].shape[1:] != xyz.shape[1:] or len(arrays[key]) != len(arrays["xyz"]):
                 raise MetamixerError(f"{file}: {key} must be scans × {xyz.shape[1]} × {xyz.shape[2]} as xyz is")
-            values = arrays[key][index][valid]
-            scan[name] = values.astype(np.int64) - 1 if key == "label" else values[:, None]
-    return scan
+            scan[name], names[name] = arrays[key][index][valid], key
+    return scan, _Names(names, np.argwhere(valid), unlabelled=0)
 
 
 def _wanted(arrays: dict[str, NDArray], key: str, where: object) -> NDArray:
@@ -275,18 +314,20 @@ class Cells:
             yield self.order[self.starts[:-1] + i % self.counts]
 
 
-def voxelise(coord: NDArray, size: float) -> Cells:
+def voxelise(coord: NDArray, size: float, name: str = "the cloud") -> Cells:
     """Sort points into cubic cells of side ``size`` (in the unit of the coordinates); the lowest cell is 0, 0, 0.
 
-    Raises MetamixerError for a size that is not positive, or so small that the cells cannot be numbered.
+    Raises MetamixerError, with the cloud's name, for a size that is not positive, or so small that the cells cannot be
+    numbered.
     """
     if not size > 0:
-        raise MetamixerError(f"the grid's cells must be larger than 0, not {size}")
+        raise MetamixerError(f"{name}: the grid's cells must be larger than 0, not {size}")
     cells = np.floor(coord.astype(np.float64) / size)
     cells -= cells.min(0)
     sides = cells.max(0) + 1
     if sides.prod() >= 2**62:
-        raise MetamixerError(f"a grid of {size} has too many cells for a cloud that spans {np.ptp(coord, axis=0)}")
+        extent = " × ".join(f"{side:g}" for side in np.ptp(coord, axis=0))
+        raise MetamixerError(f"{name} spans {extent}: a grid of {size:g} has too many cells there")
     x, y, z = cells.astype(np.int64).T
     _, depth, height = sides.astype(np.int64)
     keys, cell_of, counts = np.unique((x * depth + y) * height + z, return_inverse=True, return_counts=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUPPORT = 4.0  # of the cubic kernel, in pixels
+_BAND = 2**18  # numbers that are worked on at a time
 
 
 def imresize(picture: NDArray, scale: float) -> NDArray:
@@ -18,9 +19,10 @@ def imresize(picture: NDArray, scale: float) -> NDArray:
         picture: ``H × W`` or ``H × W × channels``; uint8, or floating point.
         scale: factor for both sides; the result has ``ceil(scale · side)`` pixels.
 
-    Computed in float64, rows first, then columns; beyond the border the picture is mirrored. The kernel is Keys' (1981,
-    a = -0.5), made ``1 / scale`` times as wide to shrink. Floating point is neither clipped nor rounded; uint8 comes
-    back as uint8, clipped and rounded once, as ``imwrite(imresize(im2double(picture), scale))`` stores it.
+    Computed in float64, rows first, then columns, some rows of the result at a time, so that it takes some MB beside
+    picture and result. Beyond the border the picture is mirrored. The kernel is Keys' (1981, a = -0.5), made
+    ``1 / scale`` times as wide to shrink. Floating point is neither clipped nor rounded; uint8 comes back as uint8,
+    clipped and rounded once, as ``imwrite(imresize(im2double(picture), scale))`` stores it.
 
     Raises ValueError for other types, no pixels, and a scale that is not positive.
     """
@@ -30,16 +32,26 @@ def imresize(picture: NDArray, scale: float) -> NDArray:
         raise ValueError(f"pictures are resized as uint8 or floating point, got {picture.dtype}")
     if not scale > 0:
         raise ValueError(f"the scale must be positive, got {scale}")
-    out = picture.astype(np.float64)
-    for axis in (0, 1):
-        indices, weights = _contributions(picture.shape[axis], scale)
-        shape = [1] * picture.ndim
-        shape[axis] = -1
-        resized = np.zeros(1)
-        for index, weight in zip(indices.T, weights.T, strict=True):  # of the kernel's terms
-            resized = resized + np.take(out, index, axis) * weight.reshape(shape)
-        out = resized
-    return np.floor(out.clip(0, 255) + 0.5).astype(np.uint8) if picture.dtype == np.uint8 else out
+    stored = np.uint8 if picture.dtype == np.uint8 else np.float64
+    rows, columns = (_contributions(length, scale) for length in picture.shape[:2])
+    out = np.empty((len(rows[0]), len(columns[0]), *picture.shape[2:]), stored)
+    height = max(1, _BAND // max(picture[0].size, out[0].size))
+    for top in range(0, len(out), height):
+        band = slice(top, top + height)
+        resized = _weighted(picture, rows[0][band], rows[1][band], axis=0)
+        resized = _weighted(resized, *columns, axis=1)
+        out[band] = np.floor(resized.clip(0, 255) + 0.5) if stored == np.uint8 else resized
+    return out
+
+
+def _weighted(picture: NDArray, indices: NDArray, weights: NDArray, axis: int) -> NDArray[np.float64]:
+    """Sums of some rows or columns, as :func:`_contributions` gives them."""
+    shape = [1] * picture.ndim
+    shape[axis] = -1
+    total = np.zeros(1)
+    for index, weight in zip(indices.T, weights.T, strict=True):  # of the kernel's terms
+        total = total + np.take(picture, index, axis).astype(np.float64) * weight.reshape(shape)
+    return total
 
 
 @lru_cache(maxsize=256)

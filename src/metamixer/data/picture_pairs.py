@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from metamixer.data.degradation import imresize
 from metamixer.data.pictures import pictures_below, read_picture
@@ -21,18 +24,20 @@ class PicturePairs:
         large: folder of pictures at any depth, or one picture.
         scale: how many times smaller the small ones are.
         small: folder of the small pictures, by the same names, or names that end in ``x2`` (``0801.png`` and
-            ``0801x2.png``, as DIV2K has it for scale 2). None: they are made by :func:`metamixer.data.degradation
-            .imresize` from the large ones, which are first cut at the right and the bottom to a multiple of the scale.
+            ``0801x2.png``, as DIV2K has it for scale 2), in the same sub-folder, or in any where no other has the
+            name. None: they are made by :func:`metamixer.data.degradation.imresize` from the large ones, which are
+            first cut at the right and the bottom to a multiple of the scale.
         keep: pictures are kept in memory once read, as far as this many bytes go.
 
-    Raises MetamixerError for a folder without pictures, a picture without its small one, and when a pair is read, for a
-    file that is no picture, one of fewer than ``scale`` pixels, and a pair whose sizes do not belong together.
+    Raises MetamixerError for a folder without pictures, a picture without a small one of its own or with several, and
+    when a pair is read, for a file that is no picture, one of fewer than ``scale`` pixels, and a pair whose sizes do
+    not belong together.
     """
 
     def __init__(self, large: str | Path, scale: int, small: str | Path | None = None, keep: int = 2**29) -> None:
         self.scale = scale
         self.large = _pictures(large)
-        self.small = None if small is None else _small_ones(self.large, Path(small), scale)
+        self.small = None if small is None else _small_ones(Path(large), self.large, Path(small), scale)
         self._kept: dict[int, Pair] = {}
         self._room = keep
 
@@ -49,14 +54,28 @@ class PicturePairs:
             self._kept[index] = pair
         return pair
 
+    def check_sizes(self, border: int = 0) -> None:
+        """Raise MetamixerError, naming the file, unless every large picture has pixels inside such a border.
+
+        Sizes come from the files' headers: this takes no time, and finds what is no picture too.
+        """
+        for path in self.large:
+            height, width = _size(path)
+            if min(self._cut(path, height, width)) <= 2 * border:
+                raise MetamixerError(
+                    f"{path} has {width} × {height} pixels, nothing but border where {border} on each side do not count"
+                )
+
+    def _cut(self, path: Path, height: int, width: int) -> tuple[int, int]:
+        """The largest multiples of the scale in height and width."""
+        if min(height, width) < self.scale:
+            raise MetamixerError(f"{path} has {width} × {height} pixels, too few to be made {self.scale} times smaller")
+        return height - height % self.scale, width - width % self.scale
+
     def _read(self, index: int) -> Pair:
         path = self.large[index]
         large = np.asarray(read_picture(path))
-        height, width = (side // self.scale * self.scale for side in large.shape[:2])
-        if 0 in (height, width):
-            raise MetamixerError(
-                f"{path} has {large.shape[1]} × {large.shape[0]} pixels, too few to be made {self.scale} times smaller"
-            )
+        height, width = self._cut(path, *large.shape[:2])
         large = large[:height, :width]
         if self.small is None:
             return imresize(large, 1 / self.scale), large
@@ -79,15 +98,34 @@ def _pictures(path: str | Path) -> list[Path]:
     return found
 
 
-def _small_ones(large: list[Path], folder: Path, scale: int) -> list[Path]:
-    """The small picture of every large one, found by its name."""
-    by_name = {path.stem: path for path in _pictures(folder)}
-    found = []
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width by the file's header, turned or not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in read_picture
+            with Image.open(path) as picture:
+                return picture.height, picture.width
+    except Exception as error:  # damaged bytes make decoders raise nearly anything
+        said = "unknown format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        raise MetamixerError(f"{path} cannot be read as a picture ({said})") from None
+
+
+def _small_ones(root: Path, large: list[Path], folder: Path, scale: int) -> list[Path]:
+    """The small picture of every large one: by its place below the folder, else by its name alone."""
+    by_place, by_name = defaultdict(list), defaultdict(list)
+    for path in _pictures(folder):
+        by_place[path.relative_to(folder if folder.is_dir() else folder.parent).with_suffix("")].append(path)
+        by_name[path.stem].append(path)
+    large_of: dict[Path, Path] = {}
     for path in large:
-        small = by_name.get(path.stem) or by_name.get(f"{path.stem}x{scale}")
-        if small is None:
-            raise MetamixerError(
-                f"{folder} holds no small picture of {path} (named {path.stem} or {path.stem}x{scale})"
-            )
-        found.append(small)
-    return found
+        place, names = path.relative_to(root).parent, (path.stem, f"{path.stem}x{scale}")
+        candidates = [by_place[place / name] for name in names] + [by_name[name] for name in names]
+        found = next(filter(None, candidates), [])
+        if not found:
+            raise MetamixerError(f"{folder} holds no small picture of {path} (named {names[0]} or {names[1]})")
+        if len(found) > 1:
+            raise MetamixerError(f"{found[0]} and {found[1]} could both be the small picture of {path}")
+        if found[0] in large_of:
+            raise MetamixerError(f"{found[0]} would be the small picture of both {large_of[found[0]]} and {path}")
+        large_of[found[0]] = path
+    return list(large_of)

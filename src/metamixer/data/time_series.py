@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,7 @@ class Series:
     Args:
         path: the file.
         columns: names of the variables.
-        times: one per row.
+        times: one per row, to the microsecond; those with a UTC offset are in UTC.
         values: ``rows × variables``, float64.
     """
 
@@ -45,8 +46,24 @@ class Series:
     @property
     def step(self) -> np.timedelta64:
         """The commonest distance between two rows."""
-        steps, counts = np.unique(np.diff(self.times), return_counts=True)
-        return steps[counts.argmax()]
+        return _commonest(np.diff(self.times))
+
+    def following(self, row: int, count: int) -> NDArray[np.datetime64]:
+        """``count`` times behind a row's, in steps of calendar months where all rows have the same day of the month or
+        the month's last, else in those of ``step``."""
+        for shift in (np.timedelta64(1, "D"), np.timedelta64(0, "D")):  # from the day behind, last days are first days
+            times = self.times + shift
+            months = times.astype("datetime64[M]")
+            inside = times - months
+            if (inside == inside[0]).all():
+                step = _commonest(np.diff(months))
+                return months[row] + step * np.arange(1, count + 1) + inside[0] - shift
+        return self.times[row] + self.step * np.arange(1, count + 1)
+
+
+def _commonest(steps: NDArray[np.timedelta64]) -> np.timedelta64:
+    found, counts = np.unique(steps, return_counts=True)
+    return found[counts.argmax()]
 
 
 def read_series(path: str | Path, time_column: str | None = None) -> Series:
@@ -57,12 +74,13 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
         time_column: name of the column of times; by default the one named date, time, datetime, timestamp or ds, else
             the first.
 
-    Times are ISO 8601 (``2016-07-01 00:00:00``) or ``1990/1/1 0:00``, and must rise from row to row.
+    Times are ISO 8601 (``2016-07-01 00:00:00``) or ``1990/1/1 0:00``, all with a UTC offset or all without, and must
+    rise from row to row.
 
     Raises MetamixerError, naming the file and where it can the row (as counted in an editor, the header is row 1) and
     the column: for a file that cannot be read, fewer than two rows or no column of numbers, columns without or with the
     same name, rows of another length, missing values, text where numbers belong, times that cannot be read, that occur
-    twice or that fall.
+    twice or that fall, and a UTC offset in some of them only.
     """
     path = Path(path)
     rows = _rows(path)
@@ -79,17 +97,24 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
     variables = [name for i, name in enumerate(columns) if i != place]
     if not variables:
         raise MetamixerError(f"{path} holds times alone, no column of numbers")
-    times, values = [], np.empty((len(rows), len(variables)))
+    times: list[datetime] = []
+    values = np.empty((len(rows), len(variables)))
     for i, (number, cells) in enumerate(rows):
         if len(cells) != len(columns):
             raise MetamixerError(f"{path}, row {number}: {len(cells)} cells where the header has {len(columns)}")
         times.append(_time(path, number, columns[place], cells[place]))
         numbers = cells[:place] + cells[place + 1 :]
         values[i] = [_number(path, number, name, cell) for name, cell in zip(variables, numbers, strict=True)]
+        if (times[-1].tzinfo is None) != (times[0].tzinfo is None):
+            raise MetamixerError(
+                f"{path}, row {number}, column {columns[place]}: some times have a UTC offset and some have none"
+                f" ({rows[0][1][place]} and {cells[place]})"
+            )
         if i and times[-1] <= times[-2]:
             which = "occurs twice" if times[-1] == times[-2] else "is earlier than the row before"
             raise MetamixerError(f"{path}, row {number}, column {columns[place]}: the time {cells[place]} {which}")
-    return Series(path, tuple(variables), np.array(times, dtype="datetime64[s]"), values)
+    stored = np.array([time.replace(tzinfo=None) for time in times], dtype="datetime64[us]")
+    return Series(path, tuple(variables), stored, values)
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -103,7 +128,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         raise MetamixerError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise MetamixerError(f"{path} is a folder, not a CSV file") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         reason = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error) or type(error).__name__
         raise MetamixerError(f"{path} cannot be read as a CSV file ({reason})") from None
 
@@ -117,10 +142,12 @@ def _time_place(path: Path, columns: list[str], time_column: str | None) -> int:
 
 
 def _time(path: Path, row: int, column: str, cell: str) -> datetime:
+    """In UTC if an offset is told, else without a time zone."""
     text = cell.strip()
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo is None else time.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         pass
     for form in _FORMATS:
         try:
@@ -156,8 +183,7 @@ def split_rows(series: Series, split: Split = "auto") -> dict[Part, tuple[int, i
     Raises MetamixerError for an ETT split of too short a series.
     """
     if split == "auto":
-        name = series.path.name.lower()
-        split = "ett_hour" if name.startswith("etth") else "ett_minute" if name.startswith("ettm") else "ratio"
+        split = usual_split(series)
     rows = len(series)
     if split == "ratio":
         train, test = int(0.7 * rows), int(0.2 * rows)
@@ -168,6 +194,12 @@ def split_rows(series: Series, split: Split = "auto") -> dict[Part, tuple[int, i
         if rows < ends[-1]:
             raise MetamixerError(f"{series.path} holds {rows} rows; the split into 12, 4 and 4 months needs {ends[-1]}")
     return {"train": (0, ends[0]), "val": (ends[0], ends[1]), "test": (ends[1], ends[2])}
+
+
+def usual_split(series: Series) -> Split:
+    """What ``auto`` means in :func:`split_rows`."""
+    name = series.path.name.lower()
+    return "ett_hour" if name.startswith("etth") else "ett_minute" if name.startswith("ettm") else "ratio"
 
 
 @dataclass(frozen=True)

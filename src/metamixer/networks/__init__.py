@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,12 +77,26 @@ def create_network(name: str, checkpoint: str | Path | None = None, **kwargs: An
     unknown = [argument for argument in kwargs if argument not in known]
     if unknown:
         raise MetamixerError(f"{name} takes no argument {unknown[0]!r}; it takes {', '.join(known)}")
+    for argument, value in kwargs.items():
+        if not _is_like(value, known[argument].default):
+            raise MetamixerError(
+                f"{name}: {argument} cannot be {value!r}; it is {known[argument].default!r} by default"
+            )
     network = builder(**kwargs)
     network.made_by = (name, kwargs)
     network.about = json.loads(written.get("about", "{}"))
     if file is not None:
         load_into(network, to_our_layout(read_network(file)), file)
     return network
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Is it of the default's kind: true or false, a whole number, a number, or several whole numbers?"""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list) and all(_is_like(entry, 0) for entry in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    return isinstance(value, Integral if isinstance(default, int) else Real)
 
 
 def save_network(network: nn.Module, path: str | Path, about: Mapping[str, Any] | None = None) -> None:

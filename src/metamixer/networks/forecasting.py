@@ -263,9 +263,13 @@ class FFNetTSF(nn.Module):
             raise MetamixerError(
                 f"a lookback of {lookback} and patches of {patch} are shorter than a stride of {stride}"
             )
-        if kernel_size % 2 == 0 or small_kernel % 2 == 0 or small_kernel > kernel_size:
+        if kernel_size % 2 == 0 or small_kernel % 2 == 0 or not 1 <= small_kernel <= kernel_size:
             raise MetamixerError(
                 f"kernels must be odd and the small one no larger, got {kernel_size} and {small_kernel}"
+            )
+        if not (0 <= drop_rate < 1 and 0 <= head_drop_rate < 1):
+            raise MetamixerError(
+                f"drop rates must be 0 or more and below 1, got {drop_rate} and {head_drop_rate} for the head"
             )
         self.channels, self.lookback, self.horizon = channels, lookback, horizon
         self.stem = Patches(dim, patch, stride)

@@ -136,7 +136,8 @@ class FFNetPoints(nn.Module):
             to 0 along the decoder's.
 
     The defaults are the released setting for ScanNet, but for ``drop_path_rate`` (0.3 there).
-    Raises MetamixerError for depths and channels that do not belong together, and for clouds as :meth:`forward` says.
+    Raises MetamixerError for sizes that make no network or do not belong together, and for clouds as :meth:`forward`
+    says.
     """
 
     def __init__(
@@ -156,6 +157,14 @@ class FFNetPoints(nn.Module):
                 "depths and channels must name as many stages, the decoder's one fewer, got "
                 f"{enc_depths}, {enc_channels}, {dec_depths}, {dec_channels}"
             )
+        widths, depths = (*enc_channels, *dec_channels), (*enc_depths, *dec_depths)
+        if min(in_channels, *widths) < 1 or min(num_classes, *depths) < 0 or int(min(widths) * mlp_ratio) < 1:
+            raise MetamixerError(
+                "channels and channels · mlp_ratio must be at least 1, depths and num_classes at least 0, got"
+                f" in_channels={in_channels}, {widths}, mlp_ratio={mlp_ratio}, {depths}, num_classes={num_classes}"
+            )
+        if not 0 <= drop_path_rate < 1:
+            raise MetamixerError(f"drop_path_rate must be 0 or more and below 1, not {drop_path_rate}")
         self.in_channels, self.num_classes = in_channels, num_classes
         self.embedding = SparseConvNorm(in_channels, enc_channels[0], kernel_size=5, bias=False)
         rates = _rising_rates(drop_path_rate, enc_depths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from PIL import Image
@@ -56,7 +58,8 @@ class FFNetSR(nn.Module):
             filter can do.
 
     The network adds detail to the picture enlarged by repeating pixels.
-    Raises MetamixerError for another scale, and for pictures without pixels or of other than three channels.
+    Raises MetamixerError for another scale, for sizes that make no network, and for pictures without pixels or of other
+    than three channels.
     """
 
     def __init__(
@@ -65,6 +68,11 @@ class FFNetSR(nn.Module):
         super().__init__()
         if scale not in SCALES:
             raise MetamixerError(f"pictures are enlarged by a scale of 2, 3 or 4, not {scale}")
+        if dim < 1 or depth < 0 or int(dim * expansion) < 1:
+            raise MetamixerError(
+                "dim and dim · expansion must be at least 1, depth at least 0, got"
+                f" dim={dim}, depth={depth}, expansion={expansion}"
+            )
         self.scale = scale
         self.first = nn.Conv2d(3, dim, 3, padding=1)
         self.body = nn.Sequential(*[SuperResolutionBlock(dim, expansion) for _ in range(depth)])
@@ -110,31 +118,40 @@ def tiled(model: FFNetSR, picture: Tensor, tile: int = 192, overlap: int | None 
             ``model.reach`` on the result is that of the whole picture; below, pixels near a seam miss something
             far away, the less the larger it is. None means ``model.reach``, and more than that is never used.
 
-    Returns ``B × 3 × scale·H × scale·W``. Memory for activations: that of one ``tile + 2·overlap`` square.
+    Returns ``B × 3 × scale·H × scale·W``. Memory beside it: that of one ``tile + 2·overlap`` square's activations.
     Raises MetamixerError for a tile without pixels, a negative overlap, and pictures that the network does not take.
     """
     _check_picture(picture)
+    batch, _, height, width = picture.shape
+    out = picture.new_empty(batch, 3, model.scale * height, model.scale * width)
+    for rows, columns, part in _tiles(model, picture, tile, overlap):
+        out[:, :, rows, columns] = part
+    return out
+
+
+def _tiles(model: FFNetSR, picture: Tensor, tile: int, overlap: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows and columns of the output, and what the network gives there; uint8 pictures are divided by 255."""
     if tile < 1 or (overlap is not None and overlap < 0):
         raise MetamixerError(f"tiles need at least one pixel and no negative overlap, got {tile} and {overlap}")
     context, scale = model.reach if overlap is None else min(overlap, model.reach), model.scale
     weight = model.first.weight
-    batch, _, height, width = picture.shape
-    out = picture.new_empty(batch, 3, scale * height, scale * width)
+    height, width = picture.shape[2:]
     for top in range(0, height, tile):
         for left in range(0, width, tile):
             bottom, right = min(top + tile, height), min(left + tile, width)
             above, before = max(top - context, 0), max(left - context, 0)  # where the tile's input begins
             part = picture[:, :, above : bottom + context, before : right + context]
-            enlarged = model(part.to(weight))
-            out[:, :, scale * top : scale * bottom, scale * left : scale * right] = enlarged[
+            enlarged = model((part.float() / 255 if part.dtype == torch.uint8 else part).to(weight))
+            inner = enlarged[
                 :,
                 :,
                 scale * (top - above) : scale * (bottom - above),
                 scale * (left - before) : scale * (right - before),
             ]
-    return out
+            yield slice(scale * top, scale * bottom), slice(scale * left, scale * right), inner
 
 
+@torch.no_grad()
 def upscale(model: FFNetSR, picture: Image.Image, tile: int = 192, overlap: int | None = 32) -> Image.Image:
     """A picture enlarged by the network, as 8-bit RGB.
 
@@ -143,8 +160,12 @@ def upscale(model: FFNetSR, picture: Image.Image, tile: int = 192, overlap: int 
         picture: any mode: grey becomes RGB, transparency is laid over white.
         tile, overlap: as for :func:`tiled`.
 
-    Raises MetamixerError as :func:`tiled` does.
+    Memory: the result at 8 bits, and that of one tile. Raises MetamixerError as :func:`tiled` does.
     """
-    pixels = torch.from_numpy(np.array(to_rgb(picture))).permute(2, 0, 1)[None].float() / 255
-    out = tiled(model, pixels, tile, overlap)[0].clamp_(0, 1).mul_(255).round_().byte()
-    return Image.fromarray(out.permute(1, 2, 0).numpy())
+    pixels = torch.from_numpy(np.array(to_rgb(picture))).permute(2, 0, 1)[None]
+    _check_picture(pixels)
+    out = np.empty((model.scale * picture.height, model.scale * picture.width, 3), np.uint8)
+    for rows, columns, part in _tiles(model, pixels, tile, overlap):
+        rounded = part[0].float().clamp(0, 1).mul_(255).round_().byte()
+        out[rows, columns] = rounded.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(out)

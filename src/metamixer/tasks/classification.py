@@ -39,6 +39,7 @@ from metamixer.data.transforms import (
 from metamixer.errors import MetamixerError
 from metamixer.models import create_model
 from metamixer.tasks.distillation import Distillation, Teacher, distillation_loss
+from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.task import Task, key_values, require
 from metamixer.weights.checkpoint import save_checkpoint
 
@@ -268,21 +269,19 @@ def evaluate_folder(
     workers = default_workers() if workers is None else workers
     mine = range(dist.get_rank(), len(folder), dist.get_world_size()) if share else None
     loader = PictureLoader(folder, batch_size, num_workers=workers, sampler=mine)
-    was_training = model.training
-    model.eval()
     correct1 = correct5 = count = 0
     loss = 0.0
     quiet = progress is None or not sys.stdout.isatty()
-    for pictures, labels in track(loader, progress or "", disable=quiet, transient=True):
-        labels = labels.to(device)
-        inputs = preprocessing.normalise(pictures.to(device)).contiguous(memory_format=torch.channels_last)
-        logits = model(inputs).float()
-        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        correct1 += int(hits[:, 0].sum())
-        correct5 += int(hits.any(1).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        count += len(labels)
-    model.train(was_training)
+    with evaluation_mode(model):
+        for pictures, labels in track(loader, progress or "", disable=quiet, transient=True):
+            labels = labels.to(device)
+            inputs = preprocessing.normalise(pictures.to(device)).contiguous(memory_format=torch.channels_last)
+            logits = model(inputs).float()
+            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            correct1 += int(hits[:, 0].sum())
+            correct5 += int(hits.any(1).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            count += len(labels)
     if share:
         sums = torch.tensor([correct1, correct5, loss, count], dtype=torch.float64, device=device)
         dist.all_reduce(sums)

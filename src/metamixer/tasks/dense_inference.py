@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -20,6 +19,7 @@ from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, Detections, SegmentationModel, Size, resize
 from metamixer.models import class_names
+from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.results import Result
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def detect(model: DenseModel, picture: Image.Image, image_size: int | None = Non
     ``image_size`` is the shorter side in pixels at which the network sees it (of SSDLite both); the model's by default.
     """
     size = (picture.height, picture.width)
-    with _evaluating(model):
+    with evaluation_mode(model):
         pixels, fitted = _fitted(model, picture, image_size)
         batch = pad_together([pixels], fill_colour(model), 1 if model.longest is None else DIVISOR)
         raw = model(normalised(model, batch))
@@ -89,7 +89,7 @@ def segment(
     """The class of every pixel; ``image_size`` is the shorter side at which the network sees it, the model's own by
     default."""
     size = (picture.height, picture.width)
-    with _evaluating(model):
+    with evaluation_mode(model):
         scores = class_scores(model, picture, image_size, how or SegmentationInference())
     names = class_names(model)
     found = scores.argmax(0).to(torch.uint8).cpu().numpy()
@@ -176,13 +176,3 @@ def _fitted(
         size = (height, width)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return tf.resize(pixels, list(size), antialias=True), size
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -24,7 +24,7 @@ from metamixer.tasks.classification import (
 )
 from metamixer.tasks.dense import evaluate_dense, load_any_model
 from metamixer.tasks.dense_inference import SegmentationInference
-from metamixer.tasks.other_networks import KINDS, evaluate_data
+from metamixer.tasks.other_networks import KINDS, check_settings, evaluate_data
 
 
 def evaluate(
@@ -75,7 +75,7 @@ def evaluate_command(
     image_size: int | None = None,
     batch_size: int = 128,
     workers: int | None = None,
-    split: Literal["train", "val", "test"] = "val",
+    split: Literal["train", "val", "test"] | None = None,
     format: Format = "auto",
     bad_entries: Policy = "raise",
     void: int = 255,
@@ -84,6 +84,9 @@ def evaluate_command(
     stride: int | None = None,
     scales: tuple[float, ...] = (1.0,),
     mirror: bool = False,
+    time_column: str | None = None,
+    small: Path | None = None,
+    views: bool = False,
 ) -> None:
     """Measure a model on a folder of pictures, a series or scenes of points.
 
@@ -94,7 +97,7 @@ def evaluate_command(
         image_size: side of the network's input in pixels; the model's own by default.
         batch_size: pictures at a time.
         workers: processes that read pictures, 0 for none; by default from the machine.
-        split: part of data with boxes, masks or class maps.
+        split: part of data with boxes, masks or class maps ("val" by default) or of a series ("test" by default).
         format: layout of boxes and masks; found out by default.
         bad_entries: refuse data with bad boxes, masks or class maps, leave those out ("drop"), or also cut boxes at the
             picture's edge ("clip").
@@ -105,16 +108,29 @@ def evaluate_command(
         stride: pixels between windows; two thirds of the window by default.
         scales: sizes, as multiples of the network's own, whose class maps are averaged.
         mirror: average class maps over the mirrored picture too.
+        time_column: column of times of a CSV file; by default as in training.
+        small: folder of the small pictures for super-resolution; made bicubically by default.
+        views: label points by ten views of the scene (test-time voting).
     """
     how = SegmentationInference(window, stride, scales, mirror)
     network = load_any_model(model).to(default_device())
+    check_settings(network, split=split, time_column=time_column, small=small, views=views)
     found: dict[str, float] | None = None
     if isinstance(network, DenseModel):
         found = evaluate_dense(
-            network, data, split, image_size, how, workers, format, bad_entries, void=void, zero_is_void=zero_is_void
+            network,
+            data,
+            split or "val",
+            image_size,
+            how,
+            workers,
+            format,
+            bad_entries,
+            void=void,
+            zero_is_void=zero_is_void,
         )
     elif isinstance(network, KINDS):
-        found = evaluate_data(network, data)
+        found = evaluate_data(network, data, split, time_column, small, views)
     if found is not None:
         rows = Table("metric", model)
         for name, value in found.items():

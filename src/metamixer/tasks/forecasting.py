@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from metamixer.data.time_series import (
     Windows,
     read_series,
     split_rows,
+    usual_split,
     windows_of,
 )
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetTSF, about, create_network, save_network
 from metamixer.ops.allocator import keep_freed_memory
+from metamixer.tasks.evaluation_mode import evaluation_mode
+from metamixer.tasks.figure_picture import figure_picture
 from metamixer.tasks.task import Task, require
 
 #: From ``n × lookback × variables`` to ``n × horizon × variables``, standardised.
@@ -144,6 +147,8 @@ class Forecasting(Task):
 
     def save(self, model: nn.Module, path: Path) -> None:
         facts = {
+            "split": usual_split(self.series) if self.split == "auto" else self.split,
+            "time_column": self.time_column,
             "columns": list(self.series.columns),
             "mean": self.scale.mean.tolist(),
             "deviation": self.scale.deviation.tolist(),
@@ -172,12 +177,8 @@ def network_forecaster(model: nn.Module) -> Forecaster:
     device = next(model.parameters()).device
 
     def run(past: NDArray[np.float32]) -> NDArray[np.float32]:
-        was_training = model.training
-        model.eval()
-        with torch.inference_mode():
-            out = model(torch.from_numpy(np.ascontiguousarray(past)).to(device)).float().cpu().numpy()
-        model.train(was_training)
-        return out
+        with evaluation_mode(model), torch.inference_mode():
+            return model(torch.from_numpy(np.ascontiguousarray(past)).to(device)).float().cpu().numpy()
 
     return run
 
@@ -252,7 +253,11 @@ class ForecastMetrics:
 
 
 def evaluate_series(
-    model: FFNetTSF, data: str | Path, part: Part = "test", split: Split = "auto", time_column: str | None = None
+    model: FFNetTSF,
+    data: str | Path,
+    part: Part = "test",
+    split: Split | None = None,
+    time_column: str | None = None,
 ) -> ForecastMetrics:
     """How well a network forecasts a part of a series, beside two baselines fitted to its training part.
 
@@ -260,12 +265,13 @@ def evaluate_series(
         model: the network, used on its device.
         data: the CSV file; it is standardised as in training where the model's file says how, else by its own
             training part.
-        part, split, time_column: as in :class:`Forecasting`.
+        part: which windows count.
+        split, time_column: as in :class:`Forecasting`; by default as the model's file says.
 
     Raises MetamixerError as reading does, and where the file's columns are not those of the model.
     """
-    series = read_series(data, time_column)
-    rows = split_rows(series, split)
+    series = _series_for(model, data, time_column)
+    rows = _rows_for(model, series, split)
     windows = windows_of(series, _scale_for(model, series, split), rows, model.lookback, model.horizon)
     season = season_of(series, model.lookback)
     found = [
@@ -279,9 +285,10 @@ def evaluate_series(
     return ForecastMetrics(*found[0], *found[1], *found[2], season, len(windows[part]))
 
 
-def _scale_for(model: FFNetTSF, series: Series, split: Split) -> Standardisation:
-    """As the model's file says, else from the series' own training part; the columns are checked."""
+def _series_for(model: FFNetTSF, data: str | Path, time_column: str | None) -> Series:
+    """Read with the column of times that the model's file says, if none is told; the columns are checked."""
     facts = about(model)
+    series = read_series(data, time_column or facts.get("time_column"))
     columns = facts.get("columns")
     if columns is not None and tuple(columns) != series.columns:
         missing = [name for name in columns if name not in series.columns]
@@ -289,9 +296,20 @@ def _scale_for(model: FFNetTSF, series: Series, split: Split) -> Standardisation
         raise MetamixerError(f"{series.path} {said}; the model was trained on {', '.join(columns)}")
     if len(series.columns) != model.channels:
         raise MetamixerError(f"{series.path} has {len(series.columns)} variables, the model forecasts {model.channels}")
+    return series
+
+
+def _rows_for(model: FFNetTSF, series: Series, split: Split | None) -> dict[Part, tuple[int, int]]:
+    """Cut as the model's file says, if nothing else is told: its training rows must not be tested on."""
+    return split_rows(series, split or about(model).get("split", "auto"))
+
+
+def _scale_for(model: FFNetTSF, series: Series, split: Split | None) -> Standardisation:
+    """As the model's file says, else from the series' own training part."""
+    facts = about(model)
     if "mean" in facts:
         return Standardisation(np.array(facts["mean"]), np.array(facts["deviation"]))
-    return Standardisation.of(series, split_rows(series, split)["train"])
+    return Standardisation.of(series, _rows_for(model, series, split)["train"])
 
 
 # --- Results ---------------------------------------------------------------------------------------------------------
@@ -323,7 +341,7 @@ class Forecast:
         """Times and values by column, ready for JSON."""
         return {
             "source": self.source,
-            "times": [str(time) for time in self.times],
+            "times": [_written(time, "T") for time in self.times],
             "values": {name: self.values[:, i].tolist() for i, name in enumerate(self.columns)},
         }
 
@@ -333,16 +351,14 @@ class Forecast:
             writer = csv.writer(file)
             writer.writerow(["date", *self.columns])
             for time, row in zip(self.times, self.values, strict=True):
-                writer.writerow([str(time).replace("T", " "), *(repr(float(value)) for value in row)])
+                writer.writerow([_written(time, " "), *(repr(float(value)) for value in row)])
 
     def draw(self, variables: int = 7) -> Image.Image:
         """One panel for each of the first variables: the past, the forecast, and the truth where it is known."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         shown = min(variables, len(self.columns))
         figure = Figure(figsize=(10, 1.0 + 1.6 * shown), layout="constrained")
-        canvas = FigureCanvasAgg(figure)
         for i, axes in enumerate(figure.subplots(shown, 1, sharex=True, squeeze=False)[:, 0]):
             axes.plot(self.past_times, self.past[:, i], color="0.6", linewidth=1, label="past")
             known = len(self.truth)
@@ -353,9 +369,7 @@ class Forecast:
             if i == 0:
                 axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
         figure.autofmt_xdate()
-        written = io.BytesIO()
-        canvas.print_png(written)
-        return Image.open(written).convert("RGB")
+        return figure_picture(figure)
 
     def save(self, folder: str | Path, name: str) -> list[Path]:
         """Write ``NAME.csv`` and the plot ``NAME.png`` into a folder; returns their paths."""
@@ -366,8 +380,18 @@ class Forecast:
         return [table, plot]
 
 
+def _written(time: np.datetime64, between: str) -> str:
+    """ISO 8601, fractions of a second only where there are some."""
+    moment: datetime = time.astype("datetime64[us]").item()
+    return moment.isoformat(between)
+
+
 def forecast(
-    model: FFNetTSF, data: str | Path, start: int | None = None, time_column: str | None = None, split: Split = "auto"
+    model: FFNetTSF,
+    data: str | Path,
+    start: int | None = None,
+    time_column: str | None = None,
+    split: Split | None = None,
 ) -> Forecast:
     """The values behind the end of a series, or behind a row in it.
 
@@ -375,13 +399,13 @@ def forecast(
         model: the network (left in its mode, used on its device).
         data: a CSV file with the columns that the model was trained on.
         start: how many rows of the file are known; by default all. What follows is returned as the truth.
-        time_column: name of the column of times.
+        time_column: name of the column of times; by default as the model's file says.
         split: for a model whose file does not tell how its training data were standardised.
 
     Raises MetamixerError as :func:`metamixer.data.time_series.read_series` does, for other columns, and for fewer rows
     than the model reads.
     """
-    series = read_series(data, time_column)
+    series = _series_for(model, data, time_column)
     known = len(series) if start is None else start
     if not model.lookback <= known <= len(series):
         raise MetamixerError(
@@ -393,7 +417,7 @@ def forecast(
     values = scale.undo(network_forecaster(model)(standardised)[0].astype(np.float64))
     return Forecast(
         columns=series.columns,
-        times=series.times[known - 1] + series.step * np.arange(1, model.horizon + 1),
+        times=series.following(known - 1, model.horizon),
         values=values,
         past_times=series.times[known - model.lookback : known],
         past=past,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +29,8 @@ from metamixer.data.clouds import (
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetPoints, about, create_network, save_network
+from metamixer.tasks.evaluation_mode import evaluation_mode
+from metamixer.tasks.figure_picture import figure_picture
 from metamixer.tasks.task import Task, require
 
 #: (factor on the coordinates, mirrored) of the ten views of the released test for S3DIS.
@@ -96,6 +97,9 @@ class PointSegmentation(Task):
             [Scenes(Path(self.data, part), count, self.layout) for part in parts] for parts in (self.train, self.val)
         )
         self._places = [(scenes, i) for scenes in self._train for i in range(len(scenes))]
+        for scenes in self._val:
+            for cloud in scenes:  # read once, as in every evaluation, so that what is wrong is known before training
+                _labels_of(cloud)
 
     def create_model(self) -> FFNetPoints:
         model = create_network(
@@ -121,10 +125,9 @@ class PointSegmentation(Task):
         """``feat`` (``N × features``), ``grid_coord`` (``N × 3``) and ``segment`` (``N``), one point per cell."""
         scenes, place = self._places[index % len(self._places)]
         cloud = scenes[place]
-        if cloud.segment is None:
-            raise MetamixerError(f"{cloud.name} has no labels to train with (an array 'segment')")
+        _labels_of(cloud)
         cloud = self.augment(centred(cloud) if self.centre else cloud)
-        cells = voxelise(cloud.coord, self.grid)
+        cells = voxelise(cloud.coord, self.grid, cloud.name)
         rows = cells.one_of_each()
         near = nearest_to_a_point(cloud.coord[rows], min(self.points, max(2, int(self.share * len(rows)))))
         grid = cells.grid_coord[near]
@@ -161,8 +164,9 @@ class PointSegmentation(Task):
         confusion = np.zeros((len(self.classes), len(self.classes)), np.int64)
         for scenes in self._val:
             for cloud in scenes:
+                truth = _labels_of(cloud)
                 found = label_points(model, cloud, self.features, self.grid, self.centre)
-                confusion += confusion_matrix(found, _labels_of(cloud), len(self.classes))
+                confusion += confusion_matrix(found, truth, len(self.classes))
         return segmentation_metrics(confusion)
 
     def save(self, model: nn.Module, path: Path) -> None:
@@ -183,8 +187,11 @@ def _laid_over(clouds: list[Batch]) -> Batch:
 
 
 def _labels_of(cloud: Cloud) -> NDArray[np.int64]:
+    """Of every point. Raises MetamixerError where there are none."""
     if cloud.segment is None:
-        raise MetamixerError(f"{cloud.name} has no labels to compare with (an array 'segment')")
+        raise MetamixerError(f"{cloud.name} has no labels (an array such as 'segment')")
+    if (cloud.segment == IGNORED).all():
+        raise MetamixerError(f"{cloud.name} has no labels: all its points are marked as unlabelled")
     return cloud.segment
 
 
@@ -261,7 +268,7 @@ def label_points(
         features, grid, centre: as in :class:`PointSegmentation`.
     """
     cloud = centred(cloud) if centre else cloud
-    cells = voxelise(cloud.coord, grid)
+    cells = voxelise(cloud.coord, grid, cloud.name)
     first = cells.order[cells.starts[:-1]]
     return _logits(model, cloud.take(first), cells.grid_coord, features).argmax(1).numpy()[cells.cell_of]
 
@@ -291,7 +298,7 @@ def vote(
         if "normal" in attributes:
             attributes["normal"] = attributes["normal"] * signs
         view = replace(cloud, coord=cloud.coord * signs * np.float32(scale), attributes=attributes)
-        cells = voxelise(view.coord, grid)
+        cells = voxelise(view.coord, grid, cloud.name)
         for rows in cells.fragments():
             with torch.inference_mode():
                 probabilities = _logits(model, view.take(rows), cells.grid_coord, features).softmax(1)
@@ -310,11 +317,8 @@ def _logits(model: nn.Module, cloud: Cloud, grid_coord: NDArray[np.int64], featu
         torch.from_numpy(grid_coord),
         torch.tensor([len(cloud)]),
     )
-    was_training = model.training
-    model.eval()
-    logits = model(*(tensor.to(device) for tensor in inputs)).float().cpu()
-    model.train(was_training)
-    return logits
+    with evaluation_mode(model):
+        return model(*(tensor.to(device) for tensor in inputs)).float().cpu()
 
 
 @dataclass(frozen=True)
@@ -349,7 +353,6 @@ class LabelledCloud:
         Of more than ``points`` points an even choice is drawn.
         """
         from matplotlib import colormaps
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         rows = np.arange(0, len(self.cloud), max(1, -(-len(self.cloud) // points)))
@@ -359,7 +362,6 @@ class LabelledCloud:
             panels["truth"] = self.cloud.segment[rows]
         colours = np.array([colormaps["tab20"](i % 20)[:3] for i in range(len(self.classes))] + [(0.88, 0.88, 0.88)])
         figure = Figure(figsize=(7 * len(panels), 7.5), layout="constrained")
-        canvas = FigureCanvasAgg(figure)
         x, y, _ = self.cloud.coord[rows].T
         for axes, (title, labels) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
@@ -371,9 +373,7 @@ class LabelledCloud:
         for label in used[used != IGNORED]:
             figure.axes[0].scatter([], [], color=colours[label], label=self.classes[label])
         figure.legend(loc="outside lower center", ncols=8, frameon=False)
-        written = io.BytesIO()
-        canvas.print_png(written)
-        return Image.open(written).convert("RGB")
+        return figure_picture(figure)
 
     def save(self, folder: str | Path, name: str) -> list[Path]:
         """Write the labels ``NAME.npy`` and the picture ``NAME.png`` into a folder; returns their paths."""
@@ -438,8 +438,9 @@ def evaluate_scenes(
     classes = _classes_of(model)
     confusion = np.zeros((classes, classes), np.int64)
     for cloud in Scenes(data, classes, layout):
+        truth = _labels_of(cloud)
         result = segment_cloud(model, cloud, views=views)
-        confusion += confusion_matrix(result.labels, _labels_of(cloud), len(result.classes))
+        confusion += confusion_matrix(result.labels, truth, len(result.classes))
     names = about(model).get("classes") or [f"class {i}" for i in range(len(confusion))]
     ious = {name: float(iou) for name, iou in zip(names, class_ious(confusion), strict=True) if not np.isnan(iou)}
     return segmentation_metrics(confusion), ious

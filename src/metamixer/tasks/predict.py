@@ -25,6 +25,7 @@ from metamixer.models import class_names
 from metamixer.tasks import other_networks
 from metamixer.tasks.classification import default_device
 from metamixer.tasks.dense import SURE, load_any_model, predict_dense, predict_files
+from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.other_networks import KINDS, predict_one
 
 
@@ -92,10 +93,8 @@ def predict(
     upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
     preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
     pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
-    was_training = model.training
-    model.eval()
-    logits = model(preprocessing.normalise(pixels))
-    model.train(was_training)
+    with evaluation_mode(model):
+        logits = model(preprocessing.normalise(pixels))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or getattr(model, "num_classes", 1) == 0:
         raise MetamixerError("the model has no classifier; predict wants one output per class")
 
@@ -116,6 +115,8 @@ def predict_command(
     image_size: int | None = None,
     score: float = SURE,
     out: Path | None = None,
+    time_column: str | None = None,
+    views: bool = False,
 ) -> int:
     """Name what pictures show; detectors and segmenters take videos too, other networks series and point clouds.
 
@@ -128,12 +129,15 @@ def predict_command(
         score: surest objects only, of a detector.
         out: folder for the drawn predictions and ``predictions.json``; enlarged pictures, forecasts and labels of
             points need one.
+        time_column: column of times of a CSV file; by default as in training.
+        views: label points by ten views of the scene (test-time voting).
     """
     classifier = load_any_model(model).to(default_device())
+    other_networks.check_settings(classifier, time_column=time_column, views=views)
     if isinstance(classifier, DenseModel):
         return predict_files(classifier, (picture, *more), out, image_size, score)
     if isinstance(classifier, KINDS):
-        return other_networks.predict_files(classifier, (picture, *more), out)
+        return other_networks.predict_files(classifier, (picture, *more), out, views, time_column)
     files = picture_files((picture, *more))
     folder = None if out is None else make_folder(out)
     results = []

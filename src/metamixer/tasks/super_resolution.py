@@ -21,6 +21,7 @@ from metamixer.data.picture_pairs import PicturePairs
 from metamixer.data.pictures import read_picture, to_rgb
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetSR, create_network, save_network, upscale
+from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.task import Task, require
 
 FOURIER_WEIGHT = 0.02  # of the released settings
@@ -77,7 +78,9 @@ class SuperResolution(Task):
                 )
             root, validation = root / "train", str(root / "val")
         self._train = PicturePairs(root, self.scale, self.small)
+        self._train.check_sizes()
         self._validation = PicturePairs(validation, self.scale, self.small_validation)
+        self._validation.check_sizes(border=self.scale)
         self._bicubic: tuple[float, float] | None = None
 
     def create_model(self) -> FFNetSR:
@@ -226,10 +229,12 @@ def evaluate_folder(
         small: folder of the small ones; by default they are made bicubically.
         tile: side of the tiles in which they are enlarged.
 
-    Raises MetamixerError as :class:`metamixer.data.picture_pairs.PicturePairs` does.
+    Raises MetamixerError as :class:`metamixer.data.picture_pairs.PicturePairs` does, and for pictures that are all
+    border.
     """
     scale = model.scale
     pairs, ours, bicubic = PicturePairs(data, scale, small, keep=0), [], []
+    pairs.check_sizes(border=scale)
     for i in range(len(pairs)):
         low, high = pairs[i]
         ours.append(quality(_enlarged(model, low, tile), high, scale))
@@ -238,11 +243,8 @@ def evaluate_folder(
 
 
 def _enlarged(model: FFNetSR, picture: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
-    was_training = model.training
-    model.eval()
-    out = np.asarray(upscale(model, Image.fromarray(picture), tile))
-    model.train(was_training)
-    return out
+    with evaluation_mode(model):
+        return np.asarray(upscale(model, Image.fromarray(picture), tile))
 
 
 # --- Results ---------------------------------------------------------------------------------------------------------
@@ -274,10 +276,13 @@ class Enlargement:
         """The middle of the picture, at most 480 pixels each way: its pixels repeated, bicubic, and the network."""
         width, height = (min(side, _PANEL) for side in self.picture.size)
         left, top = (self.picture.width - width) // 2, (self.picture.height - height) // 2
+        middle = (left, top, left + width, top + height)
+        scale = self.picture.width / self.original.width
+        read = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
         panels = {
-            "pixels": self.original.resize(self.picture.size, Image.Resampling.NEAREST),
-            "bicubic": self.bicubic,
-            "network": self.picture,
+            "pixels": self.original.resize((width, height), Image.Resampling.NEAREST, read),
+            "bicubic": self.bicubic.crop(middle),
+            "network": self.picture.crop(middle),
         }
         step = max(width, 80) + _MARGIN
         sheet = Image.new("RGB", (len(panels) * step + _MARGIN, height + _FONT_SIZE + 3 * _MARGIN), "white")
@@ -286,7 +291,7 @@ class Enlargement:
         for i, (name, panel) in enumerate(panels.items()):
             x = _MARGIN + i * step
             draw.text((x, _MARGIN), name, "black", font)
-            sheet.paste(panel.crop((left, top, left + width, top + height)), (x, _FONT_SIZE + 2 * _MARGIN))
+            sheet.paste(panel, (x, _FONT_SIZE + 2 * _MARGIN))
         return sheet
 
     def save(self, folder: str | Path, name: str) -> list[Path]:
@@ -300,7 +305,10 @@ class Enlargement:
 
 
 def enlarge(model: FFNetSR, picture: Image.Image | str | Path, tile: int = 192) -> Enlargement:
-    """A picture ``model.scale`` times as large, in the memory of one tile, whatever its size.
+    """A picture ``model.scale`` times as large, with the bicubic enlargement beside it.
+
+    Both are held whole, at 3 bytes a pixel, twice while they are copied; what else it takes is the memory of one tile,
+    whatever the size.
 
     Args:
         model: the network (left in its mode, used on its device).
@@ -311,6 +319,8 @@ def enlarge(model: FFNetSR, picture: Image.Image | str | Path, tile: int = 192) 
     """
     original = to_rgb(picture) if isinstance(picture, Image.Image) else read_picture(picture)
     pixels = np.asarray(original)
-    out, bicubic = _enlarged(model, pixels, tile), imresize(pixels, model.scale)
+    with evaluation_mode(model):
+        enlarged = upscale(model, original, tile)
+    bicubic = Image.fromarray(imresize(pixels, model.scale))
     source = None if isinstance(picture, Image.Image) else str(picture)
-    return Enlargement(Image.fromarray(out), original, Image.fromarray(bicubic), source)
+    return Enlargement(enlarged, original, bicubic, source)
