@@ -168,6 +168,7 @@ def test_unexpected_exceptions_and_interrupts(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_leaves_nothing_half_written(number: signal.Signals, code: int, tmp_path: Path) -> None:
     program = """
+import signal
 import time
 from pathlib import Path
 from metamixer import cli
@@ -179,6 +180,7 @@ def write(arguments):
         print("writing", flush=True)
         time.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 cli.VERBS["write"] = cli.Verb("__main__", "write", "", "", raw=True)
 raise SystemExit(cli.main(["write"]))
 """

@@ -53,7 +53,8 @@ def write_program(program: Any, partitioner: Any, path: Path, settings: Settings
 
     methods = {"metadata": json.dumps(dict(settings.metadata))} if settings.metadata else None
     lowered = to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods=methods)
-    names = [str(node.target) for node in lowered.exported_program().graph.nodes if node.op == "call_function"]
+    nodes = [node for node in lowered.exported_program().graph.nodes if node.op == "call_function"]
+    names = [getattr(node.target, "__name__", str(node.target)) for node in nodes]
     path.write_bytes(lowered.to_executorch().buffer)
     return Counter(name for name in names if "getitem" not in name and "call_delegate" not in name)
 
