@@ -36,7 +36,9 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     from metamixer.deploy.graph import capture, in_half
+    from metamixer.deploy.wide_depthwise import split_wide_depthwise
 
+    model = split_wide_depthwise(model)
     if settings.weights == "fp16":
         model = in_half(model)
     program = _with_buffers(capture(model, example), example)

@@ -43,7 +43,9 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     import litert_torch
 
     from metamixer.deploy.graph import keep_matrices
+    from metamixer.deploy.wide_depthwise import split_wide_depthwise
 
+    model = split_wide_depthwise(model)
     keep_matrices(model, example)
     converted = litert_torch.convert(model, (example,))
     if settings.weights == "fp32":
