@@ -45,7 +45,8 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     from metamixer.deploy.graph import keep_matrices
     from metamixer.deploy.wide_depthwise import split_wide_depthwise
 
-    model = split_wide_depthwise(model)
+    if settings.weights != "int8":  # dilated depthwise convolutions in integers crash LiteRT's interpreter
+        model = split_wide_depthwise(model)
     keep_matrices(model, example)
     converted = litert_torch.convert(model, (example,))
     if settings.weights == "fp32":
