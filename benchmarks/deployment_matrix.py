@@ -20,7 +20,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -201,17 +201,11 @@ def _time(
             processes[key] = running.enter_context(RuntimeProcess(TARGETS[keys[key][0]], path, pinned=True))
         for process in processes.values():
             process(picture.numpy())
-        timings = take_turns({key: partial(_second_call, process) for key, process in processes.items()}, repeats)
+        timings = take_turns({key: process.time_second_call for key, process in processes.items()}, repeats)
         for key in paths:
             rows[key] |= {"load_ms": processes[key].load_ms, "latency_runtime_ms": timings[key].median_ms}
             rows[key] |= {"latency_torch_ms": timings["eager"].median_ms}
             print(key, f"{timings[key].median_ms:.2f} ms", flush=True)
-
-
-def _second_call(process: RuntimeProcess) -> float:
-    """Milliseconds of the second of two calls: the first finds its neighbours' data in the caches."""
-    process.time_again()
-    return process.time_again()
 
 
 def _table(rows: dict[str, Any]) -> list[str]:

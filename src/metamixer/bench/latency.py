@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import timm
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from metamixer.networks import NETWORKS, create_network
 from metamixer.tasks.dense import load_any_model
 
 WARMUP = 5
+Answer = TypeVar("Answer")
 # A web page times its model itself, in the browser that opens it; PyTorch's exported program is no faster than eager;
 # ExecuTorch's other delegates run on devices alone.
 _NOT_TIMED = ("torch", "web", "executorch_coreml", "executorch_vulkan")
@@ -154,9 +156,9 @@ def benchmark(
                     failed[name, runtime] = str(error)
                 else:
                     processes[name, runtime] = process
-        clocks = {pair: partial(_clock, pair, process, failed) for pair, process in processes.items()}
+        clocks = {pair: partial(_clock, pair, failed, process) for pair, process in processes.items()}
         timings = take_turns(clocks, repeats, WARMUP)
-        memory = {pair: _peak_memory(pair, process, failed) for pair, process in processes.items()}
+        memory = {pair: _attempt(pair, failed, process.peak_memory) for pair, process in processes.items()}
     rows = []
     for (name, runtime), timing in timings.items():
         if (name, runtime) in failed:
@@ -228,22 +230,15 @@ def _facts(source: Source, model: nn.Module, inputs: Tensor) -> _Facts:
     return _Facts(size, count_parameters(model), macs, published_top1(source.name, size))
 
 
-def _clock(pair: tuple[str, str], process: RuntimeProcess, failed: dict[tuple[str, str], str]) -> float:
-    """Milliseconds of the second of two calls; NaN, and a reason in ``failed``, from the call on that fails."""
+def _attempt(pair: tuple[str, str], failed: dict[tuple[str, str], str], ask: Callable[[], Answer]) -> Answer | None:
+    """What a pair's process answers; None from the call on that fails, and the reason in ``failed``."""
     if pair not in failed:
         try:
-            process.time_again()
-            return process.time_again()
-        except MetamixerError as error:
-            failed[pair] = str(error)
-    return math.nan
-
-
-def _peak_memory(pair: tuple[str, str], process: RuntimeProcess, failed: dict[tuple[str, str], str]) -> int | None:
-    """Bytes as :meth:`RuntimeProcess.peak_memory` tells them, failing as :func:`_clock` does."""
-    if pair not in failed:
-        try:
-            return process.peak_memory()
+            return ask()
         except MetamixerError as error:
             failed[pair] = str(error)
     return None
+
+
+def _clock(pair: tuple[str, str], failed: dict[tuple[str, str], str], process: RuntimeProcess) -> float:
+    return _attempt(pair, failed, process.time_second_call) or math.nan  # a failed pair is left out at the end

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from metamixer.data.degradation import imresize
-from metamixer.data.pictures import pictures_below, read_picture
+from metamixer.data.pictures import pictures_below, read_picture, why_unreadable
 from metamixer.errors import MetamixerError
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -106,8 +106,7 @@ def _size(path: Path) -> tuple[int, int]:
             with Image.open(path) as picture:
                 return picture.height, picture.width
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        said = "unknown format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise MetamixerError(f"{path} cannot be read as a picture ({said})") from None
+        raise MetamixerError(f"{path} cannot be read as a picture ({why_unreadable(error)})") from None
 
 
 def _small_ones(root: Path, large: list[Path], folder: Path, scale: int) -> list[Path]:

@@ -38,7 +38,7 @@ def read_bytes(path: str | Path) -> bytes:
     except PermissionError:
         raise MetamixerError(f"{path}: no permission to read it") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise MetamixerError(f"{path} cannot be read as a picture ({_reason(error)})") from None
+        raise MetamixerError(f"{path} cannot be read as a picture ({why_unreadable(error)})") from None
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
@@ -52,7 +52,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
                     return picture  # the usual case needs none of the copies below
                 return to_rgb(_upright(picture))
     except Exception as error:  # damaged bytes make decoders raise nearly anything, struct.error and IndexError too
-        raise MetamixerError(f"{name} cannot be read as a picture ({_reason(error)})") from None
+        raise MetamixerError(f"{name} cannot be read as a picture ({why_unreadable(error)})") from None
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -103,7 +103,8 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0) * (255.0 / top)).round().astype(np.uint8))
 
 
-def _reason(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
+    """What Pillow says of a file, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

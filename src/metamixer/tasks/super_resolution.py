@@ -121,7 +121,7 @@ class SuperResolution(Task):
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Means over the validation pictures: ``psnr`` and ``ssim``, and of bicubic enlargement for comparison."""
         assert isinstance(model, FFNetSR)
-        rows = [quality(_enlarged(model, small, self.tile), large, self.scale) for small, large in self._pairs()]
+        rows = [_quality_of(model, small, large, self.tile) for small, large in self._pairs()]
         if self._bicubic is None:
             self._bicubic = _mean([quality(imresize(low, self.scale), high, self.scale) for low, high in self._pairs()])
         psnr, ssim = _mean(rows)
@@ -237,14 +237,18 @@ def evaluate_folder(
     pairs.check_sizes(border=scale)
     for i in range(len(pairs)):
         low, high = pairs[i]
-        ours.append(quality(_enlarged(model, low, tile), high, scale))
+        ours.append(_quality_of(model, low, high, tile))
         bicubic.append(quality(imresize(low, scale), high, scale))
     return SuperResolutionMetrics(*_mean(ours), *_mean(bicubic), len(pairs))
 
 
-def _enlarged(model: FFNetSR, picture: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
+def _enlarged(model: FFNetSR, picture: Image.Image, tile: int) -> Image.Image:
     with evaluation_mode(model):
-        return np.asarray(upscale(model, Image.fromarray(picture), tile))
+        return upscale(model, picture, tile)
+
+
+def _quality_of(model: FFNetSR, low: NDArray[np.uint8], high: NDArray[np.uint8], tile: int) -> tuple[float, float]:
+    return quality(np.asarray(_enlarged(model, Image.fromarray(low), tile)), high, model.scale)
 
 
 # --- Results ---------------------------------------------------------------------------------------------------------
@@ -319,8 +323,7 @@ def enlarge(model: FFNetSR, picture: Image.Image | str | Path, tile: int = 192) 
     """
     original = to_rgb(picture) if isinstance(picture, Image.Image) else read_picture(picture)
     pixels = np.asarray(original)
-    with evaluation_mode(model):
-        enlarged = upscale(model, original, tile)
+    enlarged = _enlarged(model, original, tile)
     bicubic = Image.fromarray(imresize(pixels, model.scale))
     source = None if isinstance(picture, Image.Image) else str(picture)
     return Enlargement(enlarged, original, bicubic, source)

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from metamixer.data.pictures import EXTENSIONS, read_picture, to_rgb
+from metamixer.data.pictures import EXTENSIONS, read_picture, to_rgb, why_unreadable
 from metamixer.errors import MetamixerError
 
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -75,8 +75,7 @@ def _look(file: Path, length: int, changed: int) -> Seen | str:
             except Exception:  # damaged EXIF data beside sound pixels
                 sideways = False
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        unknown = isinstance(error, UnidentifiedImageError)
-        return f"cannot be read as a picture ({'unknown format' if unknown else ' '.join(str(error).split())})"
+        return f"cannot be read as a picture ({why_unreadable(error)})"
     return Seen((width, height) if sideways else (height, width), (height, width))
 
 
