@@ -11,11 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metamixer.errors import MetamixerError
+from metamixer.errors import SettingError
 
-
-class SettingError(MetamixerError, ValueError):
-    """A setting out of its range; a ValueError too, so that the command line takes it for wrong usage."""
+__all__ = ["SettingError", "Task", "key_values", "require"]
 
 
 def require(holds: bool, sentence: str) -> None:

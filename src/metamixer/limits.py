@@ -1,0 +1,231 @@
+"""What is the most, and the least, of everything: typed ranges for settings, bytes of files, and memory.
+
+A parameter or field that is annotated with one of the ranges below is checked where :func:`checked` or
+:func:`check_settings` stands, be it a Python function, a dataclass of settings or a verb of the command line. The
+ranges are plain pydantic types, so schemas of files use the same ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from metamixer.errors import MetamixerError, SettingError
+
+# Ranges of settings. The upper ends are far above what is of use, and low enough that what they count fits somewhere.
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels, of a network's input
+TrainingSide = Annotated[int, Field(ge=16, le=8192)]  # pixels; below 16 nothing is left behind the stem
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Workers = Annotated[int, Field(ge=0, le=256)]  # processes that read
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # NumPy's end at 2³²; further processes and trainings count from it
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+CountOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
+Steps = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Classes = Annotated[int, Field(ge=1, le=1_000_000)]
+ClassIndex = Annotated[int, Field(ge=0, lt=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+GreyValue = Annotated[int, Field(ge=0, le=255)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+MOST_CLASSES = 1_000_000
+
+# Bytes of a file, by what it is. Public files of the kind are well below: COCO's annotations have 0.45 GB, LVIS's 1.1.
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PICTURE_BYTES = 1 * GIB
+ANNOTATION_BYTES = 4 * GIB  # one JSON for a whole set
+LABEL_BYTES = 16 * MIB  # the labels of one picture, XML or text
+LIST_BYTES = 256 * MIB  # a line per picture
+NAMES_BYTES = 64 * MIB  # a line per class
+YAML_BYTES = 1 * MIB
+CONFIG_BYTES = 16 * MIB  # settings and records that we wrote ourselves
+TABLE_BYTES = 2 * GIB  # CSV
+CLOUD_BYTES = 16 * GIB
+CHECKPOINT_BYTES = 256 * GIB
+ANY_BYTES = 1 << 62  # what is never read whole: shards, videos, archives
+
+PICTURE_PIXELS = 1 << 28  # 268 million, 0.8 GB as RGB: the largest photographs have 150 million
+NESTING = 100  # levels of lists and mappings in a file
+LINE_CHARACTERS = 1 * MIB  # of text that is read by lines
+SHARDS = 100_000  # files that a range in braces stands for
+
+
+def in_words(count: float) -> str:
+    """``3.2 GB`` and the like."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+# --- Memory ----------------------------------------------------------------------------------------------------------
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take, by the system and by the control group it is in; None if unknown."""
+    found = [_free_in_system(), *_free_in_group()]
+    return min((free for free in found if free is not None), default=None)
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise MetamixerError where ``what`` needs more bytes than there are; to be asked before they are taken."""
+    free = available_memory()
+    if free is not None and needed > free:
+        raise MetamixerError(f"{what} needs {in_words(needed)} of memory or more, and {in_words(free)} are free")
+
+
+def require_memory_for_pictures(batch: int, height: int, width: int, channels: int = 3) -> None:
+    """Raise MetamixerError where not even a batch of pictures fits into memory, as pixels and as float32.
+
+    What a network makes of them takes several times as much; that is not known here.
+    """
+    what = f"a batch of {batch} × {channels} × {height} × {width}"
+    require_memory(batch * channels * height * width * (1 + 4), what)
+
+
+def _free_in_system() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * KIB
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _free_in_group() -> Iterator[int | None]:
+    """Control groups of version 2 and 1, as a container sees its own; what the page cache holds there can be freed."""
+    for most, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        root = Path("/sys/fs/cgroup")
+        try:
+            limit, taken = (int((root / name).read_text(encoding="ascii")) for name in (most, used))
+            lines = (root / Path(most).parent / "memory.stat").read_text(encoding="ascii").splitlines()
+            held = next((int(line.split()[1]) for line in lines if line.startswith(f"{cache} ")), 0)
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+        yield max(0, limit - taken + held)
+
+
+# --- Checking settings -----------------------------------------------------------------------------------------------
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def checked(function: Function) -> Function:
+    """The function, its arguments checked at every call against the ranges in its annotations.
+
+    Arguments come to it as the annotated type: a NumPy whole number as int, a list as the tuple that is asked for.
+    Raises SettingError, with the parameter's name, for one out of its range.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # which says what is missing
+        hints = _ranged(function)
+        for name in bound.arguments.keys() & hints.keys():
+            bound.arguments[name] = check(name, bound.arguments[name], hints[name])
+        return function(*bound.args, **bound.kwargs)
+
+    return cast(Function, wrapper)
+
+
+def check_settings(settings: Any) -> None:
+    """:func:`checked` for a dataclass: to be called in ``__post_init__``, also of subclasses that add fields."""
+    hints = _ranged(cast(Hashable, type(settings)))
+    for field in fields(settings):
+        if field.name in hints:
+            value = getattr(settings, field.name)
+            fit = check(field.name, value, hints[field.name])
+            if fit is not value:
+                object.__setattr__(settings, field.name, fit)
+
+
+def check(name: str, value: Any, annotation: Any) -> Any:
+    """``value`` as ``annotation`` has it. Raises SettingError, with the name, where it is out of range."""
+    try:
+        return _adapter(annotation).validate_python(value)
+    except ValidationError:
+        raise SettingError(f"{name} must be {describe(annotation)}, not {_shown(value)}", name) from None
+
+
+def describe(annotation: Any) -> str:
+    """A range in words: ``from 1 to 8192``, ``1 or more``, ``above 0``; what holds for each of several values."""
+    spoken = dict.fromkeys(_describe_one(base, info) for base, info in _ranges(annotation))
+    said = " or ".join(spoken)
+    return f"{said} (or left out)" if NoneType in get_args(annotation) else said
+
+
+def _describe_one(base: Any, info: FieldInfo) -> str:
+    least: tuple[str, Any] | None = None
+    most: tuple[str, Any] | None = None
+    for limit in info.metadata:
+        for key in ("ge", "gt", "min_length"):
+            if getattr(limit, key, None) is not None:
+                least = key, getattr(limit, key)
+        for key in ("le", "lt", "max_length"):
+            if getattr(limit, key, None) is not None:
+                most = key, getattr(limit, key)
+    if base is str:
+        return f"a text of {least[1] if least else 0} to {most[1] if most else '…'} characters"
+    kind = "a whole number " if base is int else "a number "
+    if least and most and least[0] == "ge" and most[0] == "le":
+        return f"{kind}from {least[1]} to {most[1]:.12g}"
+    words = {"ge": "of {:.12g} or more", "gt": "above {:.12g}", "le": "of at most {:.12g}", "lt": "below {:.12g}"}
+    return kind + " and ".join(words[limit[0]].format(limit[1]) for limit in (least, most) if limit)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+@functools.cache
+def _ranged(owner: Any) -> dict[str, Any]:
+    """The annotations of a function or class that hold a range."""
+    hints = get_type_hints(owner, include_extras=True)
+    return {name: hint for name, hint in hints.items() if name != "return" and any(True for _ in _ranges(hint))}
+
+
+def _ranges(annotation: Any) -> Iterator[tuple[Any, FieldInfo]]:
+    """The ranges in an annotation, with the type that each is of."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        base, *extras = get_args(annotation)
+        for extra in extras:
+            if isinstance(extra, FieldInfo):
+                yield base, extra
+        yield from _ranges(base)
+    elif origin in (Union, UnionType, tuple, list):
+        for inner in get_args(annotation):
+            yield from _ranges(inner)
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config={"allow_inf_nan": False, "arbitrary_types_allowed": True})

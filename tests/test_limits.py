@@ -1,0 +1,114 @@
+"""Ranges of settings, wherever they are annotated, and estimates of memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metamixer import limits
+from metamixer.errors import MetamixerError, SettingError
+from metamixer.limits import NotNegative, Side, Text, Workers, check_settings, checked, describe
+
+
+@checked
+def work(
+    size: Side,
+    workers: Workers | None = None,
+    scales: tuple[NotNegative, ...] = (),
+    sizes: Side | tuple[Side, Side] = 1,
+    *,
+    name: Text = "a",
+    other: Any = None,
+) -> tuple[Any, ...]:
+    return size, workers, scales, sizes, name, other
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: Side = 8
+    scales: tuple[NotNegative, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class More(Settings):
+    workers: Workers | None = None
+
+
+def test_what_is_in_range_comes_as_the_annotated_type() -> None:
+    assert work(np.int64(5), 0, [1, np.float32(2)], (3, 4), name="b", other=-1) == (5, 0, (1.0, 2.0), (3, 4), "b", -1)
+    assert type(work(np.int64(5))[0]) is int
+    assert work(sizes=7, size=8192) == (8192, None, (), 7, "a", None)
+    assert More(np.int64(5), [0, 1]) == More(5, (0.0, 1.0))
+
+
+OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
+    ({"size": 0}, "size must be a whole number from 1 to 8192, not 0"),
+    ({"size": 100_000}, "size must be a whole number from 1 to 8192, not 100000"),
+    ({"size": 2.5}, "size must be a whole number from 1 to 8192, not 2.5"),
+    ({"size": math.nan}, "size must be a whole number from 1 to 8192, not nan"),
+    ({"size": 10**5000}, "size must be a whole number from 1 to 8192, not a number of thousands of digits"),
+    ({"size": "x" * 500}, f"size must be a whole number from 1 to 8192, not '{'x' * 56}…"),
+    ({"size": None}, "size must be a whole number from 1 to 8192, not None"),
+    ({"workers": -1}, "workers must be a whole number from 0 to 256 (or left out), not -1"),
+    ({"scales": (1, math.inf)}, "scales must be a number from 0 to 1000000000, not (1, inf)"),
+    ({"sizes": (1, 0)}, "sizes must be a whole number from 1 to 8192, not (1, 0)"),
+    ({"name": ""}, "name must be a text of 1 to 4096 characters, not ''"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), OUT_OF_RANGE, ids=[next(iter(a)) for a, _ in OUT_OF_RANGE])
+def test_what_is_not_is_refused_by_name(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        work(**{"size": 1, **arguments})
+    assert str(raised.value) == sentence
+    assert raised.value.name == next(iter(arguments))
+    assert isinstance(raised.value, MetamixerError)
+
+
+def test_dataclasses_and_those_that_add_fields_to_them() -> None:
+    for make in (lambda: Settings(size=0), lambda: More(scales=(-1,)), lambda: replace(More(), workers=-1)):
+        with pytest.raises(SettingError, match="must be"):
+            make()
+
+
+def test_missing_and_unknown_arguments_stay_type_errors() -> None:
+    with pytest.raises(TypeError, match="size"):
+        work()
+    with pytest.raises(TypeError, match="colour"):
+        work(1, colour=2)
+
+
+@given(st.one_of(st.integers(), st.floats(), st.text(max_size=3), st.none(), st.booleans()))
+def test_a_side_is_a_whole_number_in_its_range_or_refused(value: Any) -> None:
+    try:
+        found = work(value)[0]
+    except SettingError:
+        return
+    assert type(found) is int
+    assert 1 <= found <= 8192
+
+
+def test_ranges_in_words() -> None:
+    assert describe(Side) == "a whole number from 1 to 8192"
+    assert describe(limits.Positive) == "a number above 0 and of at most 1000000000"
+    assert describe(limits.ShareBelowOne) == "a number of 0 or more and below 1"
+
+
+def test_memory_is_asked_for_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = limits.available_memory()
+    assert free is None or free > 2**24  # else this test would hardly run
+    monkeypatch.setattr(limits, "available_memory", lambda: 10**9)
+    limits.require_memory_for_pictures(1, 1000, 1000)
+    with pytest.raises(MetamixerError, match=r"a batch of 128 × 3 × 4096 × 4096 needs 32.2 GB .* and 1 GB are free"):
+        limits.require_memory_for_pictures(128, 4096, 4096)
+    monkeypatch.setattr(limits, "available_memory", lambda: None)
+    limits.require_memory(10**18, "what is not known")
