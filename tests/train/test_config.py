@@ -37,7 +37,6 @@ TASK = Classification("metaformer_nano", "data")
         ("save_every", -1),
         ("workers", -1),
         ("seed", -1),
-        ("fsdp", True),  # keeps no whole model to average
     ],
 )
 def test_values_out_of_range_are_refused_by_name(field: str, value: object) -> None:

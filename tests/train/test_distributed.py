@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-
-import metamixer as mm
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without distributed")
 
@@ -75,18 +72,6 @@ def test_a_signal_to_one_process_ends_both_and_both_go_on(runs: Runs) -> None:
     done = len(runs.losses("interrupted"))
     assert 5 < done < 10
     assert runs.losses("interrupted") + runs.losses("resumed") == pytest.approx(runs.losses("one"), abs=1e-5)
-
-
-def test_fsdp_trains_and_its_checkpoint_serves_one_process(runs: Runs) -> None:
-    if runs.codes["split"] != [0, 0] and "not implemented" in runs.errors:
-        pytest.skip(f"gloo of this PyTorch cannot do it: {runs.errors.splitlines()[-1]}")
-    assert runs.codes["split"] == [0, 0], runs.errors
-    assert runs.losses("split") == pytest.approx(runs.losses("one"), abs=1e-4)
-    answer = mm.predict(runs.folder / "split" / "best.safetensors", Image.new("RGB", (24, 24), (200, 40, 40)))
-    assert set(answer.labels) == {"blue", "green", "red"}
-    assert runs.codes["split_resumed"] == [0], runs.errors  # with the optimiser's state
-    assert len(runs.losses("split_resumed")) == 6
-    assert [row["epoch"] for row in runs.metrics("split")] == ["1", "2", "3", "4", "5"]
 
 
 def test_more_parts_than_samples(runs: Runs) -> None:

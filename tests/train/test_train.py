@@ -335,8 +335,6 @@ def test_places_names_and_data_that_do_not_fit(config: mm.TrainConfig, tmp_path:
         ("the optimiser adamw refuses its arguments", dict(opt_args=("speed=3",))),
         ("the schedule wsd does not fit", dict(sched="wsd", warmup_epochs=9)),
         ("the schedule multistep does not fit", dict(sched="multistep", sched_args=("speed=3",))),
-        ("--fsdp needs several processes", dict(fsdp=True, ema_decay=0.0)),
-        ("--sync-bn needs GPUs", dict(sync_bn=True)),
     ]
     for sentence, change in refusals:
         with pytest.raises(mm.MetamixerError, match=sentence):

@@ -121,12 +121,6 @@ def main(pictures: str, out: Path) -> None:
         "scales_two": run(at(scales, "scales_two"), "scales_two", 2),
         "interrupted": run(at(config, "interrupted"), "interrupted", 2, interrupt_at=5),
         "resumed": run(at(config, "interrupted", resume="auto"), "resumed", 2),
-        "split": run(at(config, "split", fsdp=True, ema_decay=0.0), "split", 2),
-        "split_resumed": run(
-            at(config, "split", fsdp=False, ema_decay=0.0, epochs=5, resume="auto", allow_changes=True),
-            "split_resumed",
-            1,
-        ),
         "too_many": run(at(config, "too_many", accumulate=25), "too_many", 2),
     }
     print(json.dumps(codes))

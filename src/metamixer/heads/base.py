@@ -68,7 +68,7 @@ class DenseModel(nn.Module):
         # Filled by `build`: what the model expects of a picture, and the arguments that a checkpoint of ours repeats.
         self.pretrained_cfg: dict[str, Any] = {}
         self._model_args: dict[str, Any] = {}
-        self._frozen: list[nn.Module] = []
+        self._frozen: set[str] = set()
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """All maps of the backbone, channels first."""
@@ -171,20 +171,23 @@ class DenseModel(nn.Module):
         names = list(info.module_name())
         if stages > len(names):
             raise MetamixerError(f"the backbone has {len(names)} stages; {stages} cannot be frozen")
-        self._frozen = []
+        frozen: list[nn.Module] = []
         if stages:
-            self._frozen += _layers_up_to(self.inner_backbone, names[stages - 1])
-            for layer in self._frozen:
+            frozen += _layers_up_to(self.inner_backbone, names[stages - 1])
+            for layer in frozen:
                 for parameter in layer.parameters(recurse=False):
                     parameter.requires_grad_(False)
         if norms:
-            self._frozen += [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            frozen += [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        # By name: a layer may be replaced, as synchronised batch norms replace plain ones.
+        self._frozen = {name for name, module in self.named_modules() if module in frozen}
         self.train(self.training)
 
     def train(self, mode: bool = True) -> DenseModel:
         super().train(mode)
-        for layer in self._frozen:
-            layer.training = False  # not eval(), which reaches the modules inside
+        for name, layer in self.named_modules():
+            if name in self._frozen:
+                layer.training = False  # not eval(), which reaches the modules inside
         return self
 
 

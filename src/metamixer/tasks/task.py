@@ -82,20 +82,28 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Any:
-        """A batch of tensors (in tuples, lists or dicts) of what ``sample`` returned."""
+        """A batch of tensors (in tuples, lists or dicts) of what ``sample`` returned.
+
+        Random choices are drawn as in ``sample``; the caller seeds the generators for every batch.
+        """
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor | dict[str, Tensor]:
         """The loss of a batch on the model's device, a scalar; or its named parts, whose sum is minimised.
 
-        ``model`` is called (not one of its other methods), as it may be wrapped for several processes.
+        The names are the same for every batch of a run: processes add up what they have under one name, so a part that
+        a batch has nothing for is a zero with gradients of zero, not left out. (The loop says so where they differ.)
+
+        ``model`` is called (not one of its other methods), as it may be wrapped for several processes. Random choices
+        are drawn from the global generators, whose state a checkpoint holds.
         """
 
     @abstractmethod
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Metrics on the validation data, ``metric`` among them; leaves the model's mode as it was.
 
-        All processes of a distributed run call it with equal weights; they may share the work.
+        All processes of a distributed run call it with equal weights and share the work (:mod:`.sharing`): each sample
+        counts once, and all get the same metrics.
         """
 
     @abstractmethod

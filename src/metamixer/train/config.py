@@ -54,7 +54,6 @@ class TrainConfig:
         compile: translate the model with ``torch.compile`` before training.
         grad_checkpointing: compute activations again in the backward pass instead of keeping them.
         sync_bn: batch norms take their statistics over all processes.
-        fsdp: split weights, gradients and the optimiser's state over the processes (FSDP).
         log: further places that metrics go to, beside ``metrics.csv`` and TensorBoard.
 
     Raises SettingError (a MetamixerError and a ValueError) for a value out of its range.
@@ -92,7 +91,6 @@ class TrainConfig:
     compile: bool = False
     grad_checkpointing: bool = False
     sync_bn: bool = False
-    fsdp: bool = False
     log: tuple[Literal["trackio", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,10 +120,6 @@ class TrainConfig:
         require(self.repeats >= 1, "repeats must be 1 or more")
         require(self.workers is None or self.workers >= 0, "workers must be 0 or more")
         require(self.seed >= 0, "seed must be 0 or more")
-        require(not (self.fsdp and self.mixed_precision == "fp16"), "mixed_precision must be bf16 or no with fsdp")
-        require(
-            not (self.fsdp and self.ema_decay), "ema_decay must be 0 with fsdp, which keeps no whole model to average"
-        )
 
     @property
     def folder(self) -> str:

@@ -76,7 +76,6 @@ def estimate(config: TrainConfig) -> Estimate:
     optimizer = create_optimizer(model, config)
     optimizer.step()
     largest = config.batch_size // (share.processes * share.parts)
-    split = share.processes if config.fsdp else 1
     return Estimate(
         parameters=sum(weight.numel() for weight in weights),
         macs=counter.get_total_flops() // 2 // count,
@@ -84,9 +83,9 @@ def estimate(config: TrainConfig) -> Estimate:
         samples=len(task),
         part=largest,
         memory={
-            "weights": size_of(weights) // split,
-            "gradients": size_of(weight.grad for weight in weights if weight.grad is not None) // split,
-            "optimiser": size_of(tensors_in(optimizer.state.values())) // split,
+            "weights": size_of(weights),
+            "gradients": size_of(weight.grad for weight in weights if weight.grad is not None),
+            "optimiser": size_of(tensors_in(optimizer.state.values())),
             "averaged weights": size_of(weights) if config.ema_decay else 0,
             "activations": saved.bytes // count * largest,
         },

@@ -27,8 +27,9 @@ class Batch(NamedTuple):
 class TaskLoader(DataLoader[Any]):
     """Batches of a task. Unreadable samples raise their one sentence, from worker processes too.
 
-    Every sample is augmented under a seed of its own, so the batches do not depend on the number of workers. The
-    workers live as long as the loader; ``sampler.set_epoch`` decides what the next iteration reads.
+    Every sample is augmented, and every batch collated, under a seed of its own that follows from the run's seed, the
+    epoch and the place in it, so the batches depend neither on the number of workers nor on where a run was taken up.
+    The workers live as long as the loader; ``sampler.set_epoch`` decides what the next iteration reads.
     """
 
     def __init__(self, task: Task, sampler: BatchSampler, workers: int, pin_memory: bool) -> None:
@@ -60,20 +61,27 @@ class _Samples(Dataset[Any]):
     def __getitem__(self, key: Key) -> Any:
         with _seeded(key.seed):
             try:
-                return key.sample, self.task.sample(key.sample, key.size)
+                return key, self.task.sample(key.sample, key.size)
             except MetamixerError as error:  # as data: a DataLoader would wrap it in the worker's traceback
-                return key.sample, error
+                return key, error
 
 
 class _Collate:
     def __init__(self, task: Task) -> None:
         self.task = task
 
-    def __call__(self, samples: Sequence[tuple[int, Any]]) -> Any:
+    def __call__(self, samples: Sequence[tuple[Key, Any]]) -> Any:
         error = next((sample for _, sample in samples if isinstance(sample, MetamixerError)), None)
         if error is not None:
             return error
-        return Batch([index for index, _ in samples], self.task.collate([sample for _, sample in samples]))
+        keys, contents = zip(*samples, strict=True)
+        with _seeded(_another(keys[0].seed)):
+            return Batch([key.sample for key in keys], self.task.collate(contents))
+
+
+def _another(seed: int) -> int:
+    """A seed that follows from ``seed``, but whose numbers have nothing to do with those of that."""
+    return int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager

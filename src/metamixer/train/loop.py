@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from metamixer.tasks.sharing import all_or_none
 from metamixer.train import distributed
 from metamixer.train.checkpointing import save_weights
 from metamixer.train.config import TrainConfig
@@ -79,6 +80,7 @@ def train_epoch(run: Run, watch: Watch) -> None:
                 with accelerator.autocast():
                     loss = run.task.loss(model, run.to_device(part.data))
                 named = loss if isinstance(loss, dict) else {"loss": loss}
+                watch.check_names(named)
                 accelerator.backward(sum(named.values()) / len(parts))
             for name, value in named.items():
                 losses[name] = losses.get(name, 0) + value.detach() / len(parts)
@@ -118,10 +120,11 @@ def finish_epoch(run: Run, records: Records) -> None:
     better = math.isnan(old) or (new > old if task.greater_is_better else new < old)
     if better:
         at.best, at.best_epoch = metrics, at.epoch + 1
-    if run.accelerator.is_main_process:
-        save_weights(task, weights, run.folder / "last.safetensors")
-        if better:
-            save_weights(task, weights, run.folder / "best.safetensors")
+    with all_or_none():
+        if run.accelerator.is_main_process:
+            save_weights(task, weights, run.folder / "last.safetensors")
+            if better:
+                save_weights(task, weights, run.folder / "best.safetensors")
     at.epoch, at.batch, at.seen, at.loss_sum, at.seconds = at.epoch + 1, 0, 0, 0.0, 0.0
     records.epoch(at.step, at.rows)
     run.save()

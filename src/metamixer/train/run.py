@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 import shutil
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from metamixer.data.files import make_folder, replace_when_done
 from metamixer.data.source import default_workers
 from metamixer.errors import MetamixerError
+from metamixer.tasks.sharing import all_or_none, from_all, process
 from metamixer.train import checkpointing, distributed
 from metamixer.train.config import TrainConfig
 from metamixer.train.loader import Batch, TaskLoader
@@ -68,11 +68,12 @@ class Run:
         self.accelerator = accelerator
         self.task = task = config.task
         set_seed(config.seed)
-        task.open()
-        self.config = config = fit_to_data(config, len(task), accelerator.num_processes)
-        workers = default_workers() if config.workers is None else config.workers
-        task.workers = workers
-        self.plain = task.create_model()
+        with all_or_none():
+            task.open()
+            self.config = config = fit_to_data(config, len(task), accelerator.num_processes)
+            workers = default_workers() if config.workers is None else config.workers
+            task.workers = workers
+            self.plain = task.create_model()
         self.folder = Path(config.folder)
         resumed = self._open_folder()
 
@@ -83,7 +84,6 @@ class Run:
 
         prepare_model(self.plain, config).to(accelerator.device)
         self.ema = ModelEmaV3(self.plain, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
-        self.unsplit = copy.deepcopy(self.plain) if config.fsdp else None
         if config.compile:
             self.plain.compile()
         self.model = distributed.wrap(self.plain, config, accelerator)
@@ -109,19 +109,19 @@ class Run:
         return to_device(data, self.accelerator.device, self.config.channels_last)
 
     def weights(self) -> nn.Module:
-        """The model to validate and to keep: averaged if ``ema_decay`` says so, whole, equal on all processes."""
-        if self.unsplit is not None:
-            self.unsplit.load_state_dict(distributed.whole_state(self.plain))
-        model = self.ema.module if self.ema else self.unsplit or self.plain
+        """The model to validate and to keep: averaged if ``ema_decay`` says so, equal on all processes."""
+        model = self.ema.module if self.ema else self.plain
         distributed.equalise_buffers(model)
         return model
 
     def save(self) -> None:
-        """Write a checkpoint. All processes call it."""
+        """Write a checkpoint, and make the processes equal to what it holds. All of them call it."""
+        for model in (self.plain, *([self.ema.module] if self.ema else ())):
+            distributed.equalise_buffers(model)
         state = self._state()
-        if self.accelerator.is_main_process:
-            checkpointing.write(state, self.folder / "checkpoints", self.progress.step)
-        self.accelerator.wait_for_everyone()
+        with all_or_none():
+            if self.accelerator.is_main_process:
+                checkpointing.write(state, self.folder / "checkpoints", self.progress.step)
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint in the run's folder."""
@@ -129,33 +129,21 @@ class Run:
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
-        split = self.unsplit is not None
         return {
             "config": json.loads(json.dumps(self.config.to_dict())),
             "progress": asdict(self.progress),
-            "model": distributed.whole_state(self.plain) if split else self.plain.state_dict(),
+            "model": self.plain.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": distributed.whole_optimizer_state(self.plain, self.optimizer)
-            if split
-            else self.optimizer.state_dict(),
-            "optimizer_by_name": split,
+            "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "generators": gather_object([checkpointing.generators(self.accelerator.device)]),
         }
 
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
-        split = self.unsplit is not None
-        if split and not state["optimizer_by_name"]:
-            raise MetamixerError(f"{path} was written without --fsdp and cannot be resumed with it")
-        checkpointing.load_weights(self.unsplit or self.plain, state["model"], path)
-        if split:
-            distributed.load_whole_state(self.plain, state["model"])
+        checkpointing.load_weights(self.plain, state["model"], path)
         if self.ema and state["ema"] is not None:
             checkpointing.load_weights(self.ema.module, state["ema"], path)
-        if state["optimizer_by_name"]:
-            distributed.load_optimizer_state(self.plain, self.optimizer, state["optimizer"])
-        else:
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -171,19 +159,21 @@ class Run:
         Being written this early also shows whether the folder can be written.
         """
         config, first = self.config, self.accelerator.is_main_process
-        if first:
-            make_folder(self.folder)
+        with all_or_none():
+            if first:
+                make_folder(self.folder)
         path = self.last_checkpoint() if config.resume == "auto" else config.resume and Path(config.resume)
+        path = from_all(path)[0]  # the first process's, even where another machine does not see its folder
         resumed = None
-        if path:
-            resumed = path, checkpointing.read(path)
-            checkpointing.check_same(config, resumed[1]["config"], path)
-        if first:
-            if resumed is None:
-                self._make_way()
-            write_json(self.folder / "config.json", config.to_dict())
-            write_json(self.folder / "environment.json", environment(self.accelerator))
-        self.accelerator.wait_for_everyone()
+        with all_or_none():
+            if path:
+                resumed = path, checkpointing.read(path)
+                checkpointing.check_same(config, resumed[1]["config"], path)
+            if first:
+                if resumed is None:
+                    self._make_way()
+                write_json(self.folder / "config.json", config.to_dict())
+                write_json(self.folder / "environment.json", environment(self.accelerator))
         return resumed
 
     def _make_way(self) -> None:
@@ -210,9 +200,11 @@ def fit_to_data(config: TrainConfig, samples: int, processes: int) -> TrainConfi
         )
     if samples < config.batch_size:
         lowered = samples // unit * unit
-        print(
-            f"batch size lowered from {config.batch_size} to {lowered} of {samples} training samples", file=sys.stderr
-        )
+        if process() == 0:
+            print(
+                f"batch size lowered from {config.batch_size} to {lowered} of {samples} training samples",
+                file=sys.stderr,
+            )
         config = replace(config, batch_size=lowered)
     if config.batch_size % unit:
         raise MetamixerError(
@@ -224,7 +216,7 @@ def fit_to_data(config: TrainConfig, samples: int, processes: int) -> TrainConfi
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Memory layout and gradient checkpointing. Raises MetamixerError for a model without the latter."""
-    if config.channels_last and not config.fsdp:  # which splits contiguous weights alone
+    if config.channels_last:
         model.to(memory_format=torch.channels_last)
     if config.grad_checkpointing:
         enable: Any = getattr(model, "set_grad_checkpointing", None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metamixer.errors import MetamixerError
+from metamixer.tasks.sharing import from_all
 from metamixer.train.interruption import Interruption, TrainingInterruptedError
 from metamixer.train.loader import Batch
 from metamixer.train.records import Records, memory_in_use
@@ -27,8 +28,7 @@ class Step(NamedTuple):
 
 class _Pending(NamedTuple):
     number: int
-    names: Sequence[str]
-    told: Tensor  # the losses and the wish to stop, averaged over the processes
+    told: Tensor  # the losses, the wish to stop and a fault in their names, averaged over the processes
     indices: Sequence[int]
     samples: int  # on all processes
     lr: float
@@ -51,21 +51,39 @@ class Watch:
         self.stop = False
         self.pending: _Pending | None = None
         self.clock = time.perf_counter()
+        self.names: tuple[str, ...] = ()
+        self.other_names: tuple[str, ...] = ()
 
     def restart_clock(self) -> None:
         """Time from here on belongs to the next step."""
         self.clock = time.perf_counter()
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Note where the parts of a loss are not those of the first batch; the processes would add up unlike things.
+
+        Raises MetamixerError, in all processes, where already the first batches differ. A later one is told with its
+        step, so that no process waits for another.
+        """
+        names = tuple(names)
+        if not self.names:
+            self.names = names
+            for others in from_all(names):
+                if set(others) != set(names):
+                    raise MetamixerError(self._other_names(others, "another process"))
+        elif set(names) != set(self.names):
+            self.other_names = names
+
     def done(self, losses: Mapping[str, Tensor], parts: Sequence[Batch]) -> None:
         """A step is under way; look at the one before."""
         self.catch_up()
         accelerator = self.run.accelerator
-        values = torch.stack([loss.float() for loss in losses.values()])
-        told = torch.cat([values, values.new_full((1,), float(self.interruption.signal is not None))])
+        missing = torch.zeros_like(next(iter(losses.values())))  # only where the names differ, which the flag tells
+        values = torch.stack([losses.get(name, missing).float() for name in self.names])
+        flags = (self.interruption.signal is not None, bool(self.other_names))
+        told = torch.cat([values, *(values.new_full((1,), float(flag)) for flag in flags)])
         indices = [index for part in parts for index in part.indices]
         self.pending = _Pending(
             self.run.progress.step,
-            list(losses),
             accelerator.reduce(told, "mean"),
             indices,
             len(indices) * accelerator.num_processes,
@@ -73,11 +91,16 @@ class Watch:
         )
 
     def catch_up(self) -> None:
-        """Look at the step that is under way. Raises MetamixerError where its loss is not finite."""
+        """Look at the step that is under way.
+
+        Raises MetamixerError where its loss is not finite, or has other parts than before on any process.
+        """
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
-        *values, stop = pending.told.tolist()
+        *values, stop, fault = pending.told.tolist()
+        if fault:
+            raise MetamixerError(self._other_names(self.other_names, f"step {pending.number}"))
         total = sum(values)
         if not math.isfinite(total):
             raise MetamixerError(self._complaint(pending, total))
@@ -87,7 +110,7 @@ class Watch:
         at.loss_sum += total * pending.samples
         at.seconds += now - self.clock
         self.clock = now
-        step = Step(pending.number, dict(zip(pending.names, values, strict=True)))
+        step = Step(pending.number, dict(zip(self.names, values, strict=True)))
         title = f"epoch {at.epoch + 1}/{self.run.config.epochs}"
         memory = memory_in_use(self.run.accelerator.device)
         self.records.step(title, step.number, step.losses, pending.lr, at.seen / at.seconds, memory)
@@ -103,6 +126,11 @@ class Watch:
                 f" {self.run.last_checkpoint()}, and --resume auto goes on from it",
                 exit_code=128 + number,
             )
+
+    def _other_names(self, found: Sequence[str], where: str) -> str:
+        names, others = (", ".join(sorted(parts)) for parts in (self.names, found))
+        said = f"has the parts {others} in {where}" if others else f"has other parts on another process in {where}"
+        return f"the loss {said}, not {names} as in the first batch; Task.loss must name the same parts for every batch"
 
     def _complaint(self, step: _Pending, loss: float) -> str:
         shown = ", ".join(self.run.task.describe(index) for index in step.indices[:8])
