@@ -196,7 +196,7 @@ def test_without_onnx_runtime_the_report_says_so(raced: Raced, tmp_path: Path, m
     result = replace(raced.result, standings=without)
     write_report(result, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("not measured: install it with: pip install &#x27;metamixer[deploy]&#x27;") == 2
+    assert page.count("not measured: install it with: pip install &#39;metamixer[deploy]&#39;") == 2
     assert "fastest in ONNX Runtime" not in page
     assert "pip install" in str(standings_table(result).caption)
     with Image.open(tmp_path / "pareto.png") as narrow, Image.open(raced.folder / "pareto.png") as wide:

@@ -19,6 +19,7 @@ from metamixer.deploy import onnx
 from metamixer.deploy.report import Runtime
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.errors import MetamixerError
+from metamixer.html_page import render
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,12 +58,12 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     package = runtime_package()
     path.mkdir()
     onnx.write(model, example, path / "model.onnx", settings)
-    (path / "model.json").write_text(json.dumps(_config(path / "model.onnx", settings.metadata), ensure_ascii=False))
+    (path / "model.json").write_text(json.dumps(_config(path / "model.onnx", settings.metadata)))
     page = resources.files("metamixer.deploy") / "web_page"
     for name in _PAGE_FILES:
         (path / name).write_bytes((page / name).read_bytes())
-    worker = (page / "offline.js").read_text(encoding="utf-8").replace("VERSION", uuid.uuid4().hex)
-    worker = worker.replace('"FILES"', json.dumps(["./", *_PAGE_FILES, *_MODEL_FILES, *_WASM_FILES]))
+    at_once = ["./", *_PAGE_FILES, *_MODEL_FILES, *_WASM_FILES]
+    worker = render("deploy/web_page/offline.js", kept=f"metamixer-{uuid.uuid4().hex}", at_once=at_once)
     (path / "offline.js").write_text(worker, encoding="utf-8")
     with tarfile.open(package) as archive:
         for name in (*_WASM_FILES, *_WEBGPU_FILES):

@@ -1,7 +1,7 @@
 // Keeps the page, the model and the runtime at the first visit, and other files of the folder (WebGPU's) once they are
 // loaded, so that the page opens without a network.
 "use strict";
-const KEPT = "metamixer-VERSION", AT_ONCE = "FILES";
+const KEPT = {{ kept|tojson }}, AT_ONCE = {{ at_once|tojson }};
 self.oninstall = (event) => event.waitUntil(caches.open(KEPT).then((kept) => kept.addAll(AT_ONCE)));
 self.onactivate = (event) => event.waitUntil(
   caches.keys().then((names) => Promise.all(names.filter((name) => name !== KEPT).map((name) => caches.delete(name)))));
