@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,3 +16,55 @@ import torch
 def seeded():
     """Every test starts from the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+class SmallDisk:
+    """A folder on a file system of 2 MiB; where none can be mounted, no file may grow beyond a bound instead.
+
+    Attributes:
+        path: the folder.
+    """
+
+    size = 2**21
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={self.size}", "tmpfs", str(path)]
+        self.mounted = bool(shutil.which("mount")) and not subprocess.run(mount, capture_output=True).returncode
+        self.bound: tuple[int, int] | None = None
+
+    def leave(self, bytes_: int) -> None:
+        """From now on about so many bytes fit on the disk (in the other case: into a file)."""
+        if self.mounted:
+            free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize
+            (self.path / "filling").write_bytes(bytes(max(0, free - bytes_)))
+            return
+        import resource
+
+        self.bound = self.bound or resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, self.bound[1]))
+
+    def free(self) -> None:
+        """Make room again."""
+        (self.path / "filling").unlink(missing_ok=True)
+        if self.bound:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_FSIZE, self.bound)
+
+    def close(self) -> None:
+        self.free()
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk that is soon full: "No space left on device", or "File too large" where none can be mounted."""
+    pytest.importorskip("resource", reason="neither disks to mount nor bounds on files")
+    (tmp_path / "disk").mkdir()
+    disk = SmallDisk(tmp_path / "disk")
+    try:
+        yield disk
+    finally:
+        disk.close()

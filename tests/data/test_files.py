@@ -1,9 +1,22 @@
 """Files appear whole or not at all."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+from metamixer.data import files, unfinished
 from metamixer.data.files import folder_when_done, make_folder, replace_when_done
 from metamixer.errors import MetamixerError
 
@@ -94,3 +107,80 @@ def test_a_folder_that_exists_is_not_replaced(tmp_path: Path) -> None:
         reached.append(True)
     assert not reached
     assert list((tmp_path / "set").iterdir()) == [tmp_path / "set" / "mine.txt"]
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from metamixer.data.files import folder_when_done, replace_when_done
+target = Path(sys.argv[1])
+with replace_when_done(target / "file") as file, folder_when_done(target / "folder") as folder:
+    file.write_text("half")
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.promise("kills", "what a killed process left half written is deleted by the next one, under any name")
+def test_what_a_killed_process_left_is_deleted_by_the_next(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    machine = next(tmp_path.iterdir()).name.split(".")[-2].split("-")[0]
+    living = tmp_path / f".file.{machine}-{os.getppid()}.part"
+    own = tmp_path / f".file.{machine}-{os.getpid()}.part"  # numbers come again
+    elsewhere, abandoned = tmp_path / ".file.00000000-1.part", tmp_path / ".old.00000000-1.part"
+    for path in (living, own, elsewhere, abandoned):
+        path.touch()
+    os.utime(abandoned, (0, time.time() - 2 * unfinished._ABANDONED))
+    with replace_when_done(tmp_path / "other"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"other", living.name, elsewhere.name}
+
+
+@pytest.mark.promise("faults", "whatever is renamed into place is on the disk first, and its name after it")
+def test_contents_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).suffix if sys.platform == "linux" else "?")
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (done.append("renamed"), replace(self, target))[1])
+    with replace_when_done(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    if sys.platform == "linux":
+        assert done == [".part", "renamed", ""]
+    assert done[1] == "renamed"
+
+
+@pytest.mark.promise("faults", "a full disk is one sentence, whichever library writes, and the file before stays whole")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write(bytes(2**22)),
+        lambda file: np.save(file, np.zeros(2**19)),
+        lambda file: save_file({"weights": torch.zeros(2**20)}, file.name),
+        lambda file: torch.save({"weights": torch.zeros(2**20)}, file),
+        lambda file: Image.effect_noise((2000, 2000), 99).save(file, "PNG"),
+    ],
+    ids=["bytes", "numpy", "safetensors", "torch", "picture"],
+)
+def test_a_full_disk_whichever_library_writes(small_disk: Any, write: Callable[[Any], object]) -> None:
+    target = small_disk.path / "file"
+    with replace_when_done(target) as temporary:
+        temporary.write_text("old")
+    small_disk.leave(100_000)
+    with (
+        pytest.raises(MetamixerError) as caught,
+        replace_when_done(target) as temporary,
+        temporary.open("wb") as file,
+    ):
+        write(file)
+    small_disk.free()
+    reason = r"No space left on device|File too large|\d+ requested and \d+ written"
+    assert re.fullmatch(rf"{re.escape(str(target))} cannot be written \(({reason})\)", str(caught.value))
+    assert target.read_text() == "old"
+    assert list(small_disk.path.iterdir()) == [target]

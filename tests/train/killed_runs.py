@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 import metamixer as mm
+from metamixer.data import files
 from metamixer.tasks.classification import Classification
-from metamixer.train import Step, checkpointing
+from metamixer.train import Step
 
 
 def config(pictures: str, out: Path, epochs: int) -> mm.TrainConfig:
@@ -71,7 +72,7 @@ def attempt(settings: mm.TrainConfig, die_after_steps: int = 0, delay: float = 0
             signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
             signal.setitimer(signal.ITIMER_REAL, delay)
 
-    checkpointing.os.fsync = dying_fsync  # type: ignore[attr-defined]
+    files.os.fsync = dying_fsync  # type: ignore[attr-defined]
     try:
         mm.train(settings, on_step)
         sys.stdout.flush()
@@ -89,7 +90,7 @@ def main(pictures: str, out: Path, kills: int, seed: int) -> None:
     killed = 0
     for i in range(kills):
         if i % 2:
-            killed += not attempt(killed_run, die_in_save=moments.randint(1, 4))
+            killed += not attempt(killed_run, die_in_save=moments.randint(1, 12))
         else:
             # The signal comes between two operations of Python, wherever that is by then.
             steps, delay = moments.randint(1, 3), moments.uniform(1e-6, 0.2)

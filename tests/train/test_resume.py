@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 import metamixer as mm
 from metamixer.cli import main
+from metamixer.data import files
 from metamixer.tasks.classification import Classification
 from metamixer.train import checkpointing
 from metamixer.train.config import NOT_PART_OF_THE_RESULT
@@ -152,11 +153,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(
 
     def full(descriptor: int) -> None:
         calls.append(descriptor)
-        if len(calls) == 3:  # each checkpoint is synced, and its folder
+        if len(calls) == 7:  # two settings and a checkpoint before, each synced, and its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
-    monkeypatch.setattr(checkpointing.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(mm.MetamixerError) as caught:
         mm.train(config)
     path = run / "checkpoints" / "step_000000004.pt"

@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from safetensors import SafetensorError
+
+from metamixer.data.unfinished import reason_of_failed_write, sync, sync_names, temporary_beside
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANY_BYTES, CONFIG_BYTES, MIB, in_words, require_memory
 
@@ -170,20 +173,24 @@ def _as_sentence(path: str | Path, what: str) -> Iterator[None]:
 def replace_when_done(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block ends well and deleted when it does not.
 
+    The contents are on the disk before the new name is, so that not even a power cut leaves half a file. What a killed
+    process left half written is deleted.
+
     Raises MetamixerError where the place cannot be written, before the block runs if that can be known.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise MetamixerError(f"{path.parent}: no such folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_beside(path)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        temporary.touch()
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise MetamixerError(f"{path} cannot be written ({error.strerror or error})") from None
+        with _failing_in_a_sentence(path):
+            if path.is_dir():
+                raise IsADirectoryError(None, "it is a folder")
+            temporary.touch()
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync_names(path.parent)
     finally:
         with suppress(OSError):  # a name that could not be created cannot be deleted either
             temporary.unlink(missing_ok=True)
@@ -193,21 +200,35 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
 def folder_when_done(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it when the block ends well and deleted when it does not.
 
-    ``path`` must not exist; its parents are created. Raises MetamixerError where the place cannot be written.
+    Like :func:`replace_when_done`. ``path`` must not exist; its parents are created. Raises MetamixerError where the
+    place cannot be written.
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_beside(path)
     try:
-        if path.exists():
-            raise FileExistsError(None, "it exists")
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        raise MetamixerError(f"{path} cannot be written ({error.strerror or error})") from None
+        with _failing_in_a_sentence(path):
+            if path.exists():
+                raise FileExistsError(None, "it exists")
+            temporary.mkdir()
+            yield temporary
+            sync(temporary)
+            temporary.rename(path)
+            sync_names(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _failing_in_a_sentence(path: Path) -> Iterator[None]:
+    """Full disks and the like as MetamixerError, whichever library met them; other errors as they are."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = reason_of_failed_write(error)
+        if reason is None:
+            raise
+        raise MetamixerError(f"{path} cannot be written ({reason})") from None
 
 
 def make_folder(path: str | Path) -> Path:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from metamixer.data.files import make_folder, replace_when_done
+from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
-from metamixer.tasks.task import Task
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
 
 KEPT = 2
@@ -26,20 +24,11 @@ KEPT = 2
 
 def write(state: dict[str, Any], folder: Path, step: int) -> Path:
     """Write a checkpoint, whole or not at all, and delete all but the last few. Raises MetamixerError."""
-    path = make_folder(folder) / f"step_{step:09}.pt"
-    for leftover in folder.glob(".*.part"):  # of a process that was killed while it wrote
-        leftover.unlink(missing_ok=True)
+    path = folder / f"step_{step:09}.pt"
+    with suppress(OSError):  # said below; the run's folder is not made again where somebody has deleted it
+        folder.mkdir(exist_ok=True)
     with replace_when_done(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # PyTorch's own, around the file's
-            raise OSError(None, _reason(error)) from None
-        file.flush()
-        os.fsync(file.fileno())
-    if hasattr(os, "O_DIRECTORY"):  # the new name must survive a power cut, too
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        torch.save(state, file)
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -81,14 +70,6 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], where: Path) -> Non
         raise MetamixerError(f"{where} is of another architecture and cannot be resumed") from None
 
 
-def save_weights(task: Task, model: nn.Module, path: Path) -> None:
-    """The task's own file. Raises MetamixerError where it cannot be written."""
-    try:
-        task.save(model, path)
-    except SafetensorError as error:  # a full disk, say
-        raise MetamixerError(f"{path} cannot be written ({error})") from None
-
-
 def generators(device: torch.device) -> dict[str, Any]:
     """The state of every global generator of this process, in types that ``torch.load`` trusts."""
     numpy_state: Any = np.random.get_state(legacy=False)
@@ -117,8 +98,3 @@ def _rng(device: torch.device) -> Any:
 
 def _index(device: torch.device) -> tuple[torch.device, ...]:
     return () if device.type == "mps" else (device,)  # of which there is but one
-
-
-def _reason(error: RuntimeError) -> str:
-    cause = error.__context__
-    return (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(error).splitlines()[0]

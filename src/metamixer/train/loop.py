@@ -12,7 +12,6 @@ from torch import Tensor
 
 from metamixer.tasks.sharing import all_or_none
 from metamixer.train import distributed
-from metamixer.train.checkpointing import save_weights
 from metamixer.train.config import TrainConfig
 from metamixer.train.interruption import watch_signals
 from metamixer.train.records import Records
@@ -122,9 +121,9 @@ def finish_epoch(run: Run, records: Records) -> None:
         at.best, at.best_epoch = metrics, at.epoch + 1
     with all_or_none():
         if run.accelerator.is_main_process:
-            save_weights(task, weights, run.folder / "last.safetensors")
+            task.save(weights, run.folder / "last.safetensors")
             if better:
-                save_weights(task, weights, run.folder / "best.safetensors")
+                task.save(weights, run.folder / "best.safetensors")
     at.epoch, at.batch, at.seen, at.loss_sum, at.seconds = at.epoch + 1, 0, 0, 0.0, 0.0
     records.epoch(at.step, at.rows)
     run.save()

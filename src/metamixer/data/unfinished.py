@@ -1,0 +1,87 @@
+"""Files on their way: temporary names, what dead processes left under them, the way to the disk, why that failed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import time
+import zlib
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name beside ``path`` for what is not finished yet; what dead processes left there is deleted."""
+    _clear_leftovers(path.parent.absolute())
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.part")
+
+
+@cache
+def _machine() -> str:
+    """A short name, since processes have numbers on their own machine only and a folder may be shared by several."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+@cache  # once in each folder: it may hold many files
+def _clear_leftovers(folder: Path) -> None:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = _LEFTOVER.fullmatch(path.name)
+            if found is None:
+                continue
+            here = found[1] == _machine()
+            # This process has nothing here yet: its own number stands for one before it, as happens in containers.
+            dead = here and (int(found[2]) == os.getpid() or _is_dead(int(found[2])))
+            if dead or time.time() - path.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+_LEFTOVER = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.part")
+_ABANDONED = 24 * 60 * 60  # seconds without a change, from where it cannot be asked whether a process lives
+
+
+def _is_dead(process: int) -> bool:
+    if os.name == "nt":  # where asking would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # another user's
+        return False
+    return False
+
+
+def sync(path: Path) -> None:
+    """Have a file's contents, or all that a folder holds, on the disk. Raises OSError where that fails."""
+    if not path.is_dir():
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+    elif hasattr(os, "sync"):  # in one go: a data set of 60,000 pictures would take minutes one by one
+        os.sync()
+
+
+def sync_names(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can be told to."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def reason_of_failed_write(error: BaseException) -> str | None:
+    """Why a file could not be written, such as a full disk, whichever library says so; None for other errors."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    number = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
+    if number:
+        return os.strerror(int(number[1]))
+    cause = error.__context__  # torch.save raises a RuntimeError while it handles the file's own
+    return reason_of_failed_write(cause) if isinstance(cause, OSError) else None
