@@ -251,7 +251,7 @@ def test_shards_that_cannot_be_used(tmp_path: Path, shards: Path) -> None:
         open_pictures(tmp_path / "none.tar")
     with pytest.raises(MetamixerError, match="holds no pictures"):
         open_pictures(write_tar(tmp_path / "d.tar", {"a.txt": b""}))
-    with pytest.raises(MetamixerError, match="is no JSON"):
+    with pytest.raises(MetamixerError, match="cannot be read as JSON"):
         open_pictures(write_tar(tmp_path / "e.tar", {"a.png": encoded("red", 0), "a.json": b"{"}))
     (shards / "val-000.tar").unlink()
     with pytest.raises(MetamixerError, match="none whose name begins with 'val'"):

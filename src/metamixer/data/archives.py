@@ -6,8 +6,11 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from metamixer.data.files import open_regular
 from metamixer.errors import MetamixerError
+from metamixer.limits import ANY_BYTES
 
 LARGEST_MEMBER = 1 << 30  # bytes; no picture or table comes near it, a decompression bomb does
 
@@ -27,20 +30,45 @@ def read_archive(
     huge one; and for a damaged archive.
     """
     try:
-        yield from (_zip if zipfile.is_zipfile(path) else _tar)(path, wanted)
-    except FileNotFoundError:
-        raise MetamixerError(f"{path}: no such file") from None
+        with open_regular(path, ANY_BYTES, "an archive") as file:
+            yield from (_zip if zipfile.is_zipfile(file) else _tar)(path, file, wanted)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise MetamixerError(f"{path} is a damaged archive ({' '.join(str(error).split())})") from None
+    except MemoryError:  # a header asks for more than there is
+        raise MetamixerError(f"{path} is a damaged archive (it asks for more memory than there is)") from None
     except Exception as error:  # the decompressors have exceptions of their own, zlib.error and LZMAError
         if type(error).__module__ in ("zlib", "_lzma", "lzma", "bz2"):
             raise MetamixerError(f"{path} is a damaged archive ({error})") from None
         raise
 
 
-def _tar(path: str | Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    with tarfile.open(path, "r:*") as tar:
-        for member in tar:
+def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file. Raises tarfile.ReadError for headers by which it would be read from where it was read
+    already (and so for ever), and for sizes that no file has."""
+    last = -1
+    for member in tar:
+        if member.offset <= last or member.size < 0:
+            raise tarfile.ReadError("its headers lead back to where they come from")
+        last = member.offset
+        yield member
+
+
+def require_stored(file: BinaryIO, name: str) -> None:
+    """Raise MetamixerError where a ZIP file's parts grow when they are read: ``torch.save`` compresses nothing, so one
+    that is compressed was made to fill the memory. What is no ZIP file passes."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise MetamixerError(f"{name} is compressed, which no file of torch.save is")
+    file.seek(0)
+
+
+def _tar(
+    path: str | Path, file: BinaryIO, wanted: Callable[[PurePosixPath], bool]
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:*") as tar:
+        for member in members(tar):
             if member.isdir():
                 continue
             name = _safe(path, member.name)
@@ -48,12 +76,14 @@ def _tar(path: str | Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[
                 raise MetamixerError(f"{path} holds a link or device, {member.name!r}, which is not unpacked")
             if wanted(name):
                 _require_usual_size(path, member.name, member.size)
-                file = tar.extractfile(member)
-                yield name, file.read() if file else b""
+                opened = tar.extractfile(member)
+                yield name, opened.read() if opened else b""
 
 
-def _zip(path: str | Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    with zipfile.ZipFile(path) as archive:
+def _zip(
+    path: str | Path, file: BinaryIO, wanted: Callable[[PurePosixPath], bool]
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir():
                 continue

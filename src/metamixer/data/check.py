@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from metamixer.data.annotations import find_problems
 from metamixer.data.annotations.class_maps import locate
 from metamixer.data.annotations.find import SPLITS, find_formats
+from metamixer.data.files import walk
 from metamixer.data.image_folder import class_folders, split_of
 from metamixer.data.pictures import decode_picture, pictures_below, read_bytes
 from metamixer.data.source import SPLIT_NAMES
@@ -175,8 +175,8 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 
 def _files_below(root: Path) -> Iterable[Path]:
-    for parent, _, names in os.walk(root, followlinks=True):
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+    for parent, names in walk(root):
+        yield from (parent / name for name in names if not name.startswith("."))
 
 
 def _read_all(folder: Path, files: list[_File], workers: int) -> list[_File]:

@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metamixer.data.archives import require_stored
+from metamixer.data.files import open_regular
+from metamixer.data.formats import names_in_npz, read_npy, read_npz
 from metamixer.errors import MetamixerError
+from metamixer.limits import CLOUD_BYTES, require_memory
 
 IGNORED = -1
 Layout = Literal["auto", "numpy", "pointcept", "range"]
@@ -137,6 +141,7 @@ class Scenes:
             raise MetamixerError(f"{name}: coord must be points × 3, got {coord.shape}")
         if len(coord) == 0:
             raise MetamixerError(f"{name} holds no points")
+        require_memory(coord.size * 8, f"{name}, {len(coord)} points,")  # views may state more than they hold
         attributes = {}
         for key, width in {"coord": 3, **ATTRIBUTES}.items():
             if key not in arrays:
@@ -210,28 +215,16 @@ def _layout_of(root: Path) -> Layout:
     if root.is_file():
         if root.suffix == ".pth":
             return "pointcept"
-        return "range" if root.suffix == ".npz" and "xyz" in _names(root) else "numpy"
+        return "range" if root.suffix == ".npz" and "xyz" in names_in_npz(root) else "numpy"
     return "pointcept" if next(root.rglob("*.pth"), None) is not None else "numpy"
-
-
-def _names(file: Path) -> list[str]:
-    try:
-        with file.open("rb") as opened, np.load(opened) as archive:  # np.load leaves a damaged one open
-            return list(archive.files)
-    except Exception as error:  # damaged bytes make decompression and parsing raise nearly anything
-        raise MetamixerError(f"{file} cannot be read as a NumPy archive ({_said(error)})") from None
 
 
 def _arrays(path: Path) -> dict[str, NDArray]:
     """Arrays of an ``.npz`` file, or of a folder of ``.npy`` files, by name."""
     wanted = {"coord", "xyz", "remission", *ATTRIBUTES, *_LABELS}
-    try:
-        if path.is_dir():
-            return {file.stem: np.load(file) for file in path.glob("*.npy") if file.stem in wanted}
-        with path.open("rb") as opened, np.load(opened) as archive:
-            return {name: archive[name] for name in archive.files if name in wanted}
-    except Exception as error:  # as above
-        raise MetamixerError(f"{path} cannot be read as NumPy arrays ({_said(error)})") from None
+    if path.is_dir():
+        return {file.stem: read_npy(file) for file in path.glob("*.npy") if file.stem in wanted}
+    return read_npz(path, wanted.__contains__)
 
 
 def _dictionary(path: Path) -> dict[str, NDArray]:
@@ -246,11 +239,17 @@ def _dictionary(path: Path) -> dict[str, NDArray]:
     ]
     kinds = [type(np.dtype(kind)) for kind in "?bhilBHILefd"]
     try:
-        with torch.serialization.safe_globals([*functions, np.ndarray, np.dtype, *kinds]):
-            read: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            open_regular(path, CLOUD_BYTES, "a dictionary of arrays") as file,
+            torch.serialization.safe_globals([*functions, np.ndarray, np.dtype, *kinds]),
+        ):
+            require_stored(file, str(path))
+            read: Any = torch.load(file, map_location="cpu", weights_only=True)
             if isinstance(read, dict):
                 arrays = (np.ndarray, torch.Tensor)
                 return {key: np.asarray(value) for key, value in read.items() if isinstance(value, arrays)}
+    except MetamixerError:
+        raise
     except Exception as error:  # damaged bytes make unpickling raise nearly anything
         raise MetamixerError(f"{path} cannot be read as a dictionary of arrays ({_said(error)})") from None
     raise MetamixerError(f"{path} holds a {type(read).__name__}, not a dictionary of arrays")

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from metamixer.data.files import open_regular
 from metamixer.errors import MetamixerError
+from metamixer.limits import ANY_BYTES
 
 notices = logging.getLogger("metamixer")
 CHUNK = 1 << 20
@@ -68,10 +70,18 @@ def one_process(target: Path) -> Iterator[None]:
         yield
 
 
+def held_bytes(part: Path) -> int:
+    """What an earlier attempt left. Raises MetamixerError where that is no file."""
+    if not os.path.lexists(part):
+        return 0
+    with open_regular(part, ANY_BYTES) as file:
+        return file.seek(0, os.SEEK_END)
+
+
 def _fetch(url: str, part: Path) -> int | None:
     """Download into ``part``, going on from what it holds; the size that the server announced."""
     while True:
-        held = part.stat().st_size if part.exists() else 0
+        held = held_bytes(part)
         request = urllib.request.Request(url, headers={"Range": f"bytes={held}-"} if held else {})
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from metamixer.data.files import require_regular, walk
 from metamixer.data.pictures import decode_picture, read_picture
 from metamixer.data.shards import number_classes, require_every_class
 from metamixer.data.source import SPLIT_NAMES, Pictures, Split
@@ -16,7 +18,7 @@ from metamixer.errors import MetamixerError
 
 def is_saved_data_set(where: str) -> bool:
     """Whether ``where`` is a folder that ``save_to_disk`` wrote."""
-    return any(Path(where, name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return any(os.path.isfile(Path(where, name)) for name in ("dataset_dict.json", "state.json"))
 
 
 class HuggingFacePictures(Pictures):
@@ -48,7 +50,13 @@ class HuggingFacePictures(Pictures):
             )
         labels = rows[label][:]
         own = list(rows.features[label].names) if named else None
+        if not labels:
+            raise MetamixerError(f"{where} holds no pictures")
+        wrong = next((i for i in labels if not isinstance(i, int if named else int | str)), None)
+        if wrong is not None or None in labels:
+            raise MetamixerError(f"{where}, column {label}: {wrong!r} is no class")
         if own is not None and classes is not None:  # by name: another data set may number them otherwise
+            labels = number_classes(labels, own, where)[1]  # which looks whether there are names for them
             labels = [own[i] for i in labels]
         given = classes if classes is not None else own
         self.classes, self.labels = number_classes(labels, given, where)
@@ -81,9 +89,14 @@ def _datasets() -> Any:
 def _load(datasets: Any, where: str) -> Any:
     try:
         if not where.startswith("hf://"):
+            for folder, names in walk(where):  # the package opens them by itself
+                for name in names:
+                    require_regular(folder / name, what="a file of a data set")
             return datasets.load_from_disk(where)
         name, _, configuration = where.removeprefix("hf://").partition(":")
         return datasets.load_dataset(name, configuration or None)
+    except MetamixerError:
+        raise
     except Exception as error:  # from network faults to unknown names, each of the package's many layers has its own
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise MetamixerError(f"{where} cannot be opened ({reason or type(error).__name__})") from None

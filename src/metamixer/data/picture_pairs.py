@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from metamixer.data.degradation import imresize
-from metamixer.data.pictures import pictures_below, read_picture, why_unreadable
+from metamixer.data.pictures import opened_picture, pictures_below, read_picture, why_unreadable
 from metamixer.errors import MetamixerError
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -90,9 +90,9 @@ class PicturePairs:
 
 def _pictures(path: str | Path) -> list[Path]:
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise MetamixerError(f"{path}: no such file or folder")
-    found = pictures_below(path) if path.is_dir() else [path]
+    found = pictures_below(path) if os.path.isdir(path) else [path]
     if not found:
         raise MetamixerError(f"{path} holds no pictures")
     return found
@@ -103,8 +103,10 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in read_picture
-            with Image.open(path) as picture:
+            with opened_picture(path) as picture:
                 return picture.height, picture.width
+    except MetamixerError:
+        raise
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         raise MetamixerError(f"{path} cannot be read as a picture ({why_unreadable(error)})") from None
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metamixer.data.files import open_regular, read_regular, walk
 from metamixer.errors import MetamixerError
+from metamixer.limits import PICTURE_BYTES
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read as a picture, whatever the file is called; Pillow knows more, and starts another program for some."""
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # one channel, more than 8 bits
 
 
@@ -28,17 +35,7 @@ def read_picture(path: str | Path) -> Image.Image:
 
 def read_bytes(path: str | Path) -> bytes:
     """The file's contents. Raises MetamixerError where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise MetamixerError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise MetamixerError(f"{path} is a folder, not a picture") from None
-    except PermissionError:
-        raise MetamixerError(f"{path}: no permission to read it") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise MetamixerError(f"{path} cannot be read as a picture ({why_unreadable(error)})") from None
+    return read_regular(path, PICTURE_BYTES, "a picture")
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
@@ -46,13 +43,39 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-            with Image.open(io.BytesIO(data)) as picture:
+            with _opened(io.BytesIO(data)) as picture:
                 picture.load()  # a truncated file fails here, not later
                 if picture.mode == "RGB" and picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
                     return picture  # the usual case needs none of the copies below
                 return to_rgb(_upright(picture))
     except Exception as error:  # damaged bytes make decoders raise nearly anything, struct.error and IndexError too
         raise MetamixerError(f"{name} cannot be read as a picture ({why_unreadable(error)})") from None
+
+
+@contextmanager
+def opened_picture(path: str | Path) -> Iterator[Image.Image]:
+    """A picture of which the header alone is read yet, for callers that want no more, or its pixels as they are.
+
+    Raises MetamixerError where the file cannot be read, and whatever Pillow raises where it is no picture.
+    """
+    with open_regular(path, PICTURE_BYTES, "a picture") as file, _opened(file) as picture:
+        yield picture
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """The picture in a file, its pixels not read. Raises Pillow's error for more of them than Pillow's limit, at which
+    Pillow itself only warns: a few bytes can claim any number."""
+    picture = Image.open(file, formats=_known_formats())
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and picture.width * picture.height > most:
+        raise Image.DecompressionBombError(f"{picture.width} × {picture.height} pixels are more than {most}")
+    return picture
+
+
+@cache
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -67,10 +90,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def pictures_below(folder: str | Path) -> list[Path]:
-    """Files with a picture's extension at any depth, sorted; hidden ones are left out."""
+    """Files with a picture's extension at any depth, sorted; hidden ones are left out, and loops of links end."""
     found: list[Path] = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        found.extend(Path(parent, n) for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith("."))
+    for parent, names in walk(folder):
+        found.extend(parent / n for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith("."))
     return sorted(found)
 
 
@@ -78,7 +101,7 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
     """Files as they are, folders as the pictures below them. Raises MetamixerError for a folder without any."""
     files: list[Path] = []
     for path in paths:
-        found = pictures_below(path) if path.is_dir() else [path]
+        found = pictures_below(path) if os.path.isdir(path) else [path]
         if not found:
             raise MetamixerError(f"{path} holds no pictures")
         files.extend(found)

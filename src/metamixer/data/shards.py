@@ -7,22 +7,27 @@ resuming are as exact as with single files. Shards on other machines are copied 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby, product
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
-from metamixer.data.download import cache_folder, download, one_process
-from metamixer.data.files import make_folder
+from metamixer.data.archives import members
+from metamixer.data.download import cache_folder, download, held_bytes, one_process
+from metamixer.data.files import make_folder, open_regular, read_text
+from metamixer.data.formats import parse_json
 from metamixer.data.pictures import EXTENSIONS, decode_picture
 from metamixer.data.source import SPLIT_NAMES, Pictures, Split
 from metamixer.errors import MetamixerError
+from metamixer.limits import ANY_BYTES, LABEL_BYTES, MOST_CLASSES, NAMES_BYTES, PICTURE_BYTES, SHARDS
 
+_RANGE = r"\{(\d+)\.\.(\d+)\}"
 CLASSES_FILE = "classes.txt"  # beside the shards: a name a line, in the order of their indices
 
 
@@ -64,7 +69,7 @@ class ShardPictures(Pictures):
 
     def read(self, index: int) -> Image.Image:
         place = self._places[index]
-        with open(self.shards[place.shard], "rb") as file:
+        with open_regular(self.shards[place.shard], ANY_BYTES, "a shard") as file:
             file.seek(place.offset)
             return decode_picture(file.read(place.size), self.name(index))
 
@@ -97,12 +102,17 @@ def find_shards(where: str, split: Split | None) -> list[str]:
 
 
 def expand_ranges(pattern: str) -> list[str]:
-    """``a-{08..10}.tar`` to ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; several ranges give all their pairs."""
-    fixed = re.split(r"\{\d+\.\.\d+\}", pattern)
-    ranges = [
-        [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        for first, last in re.findall(r"\{(\d+)\.\.(\d+)\}", pattern)
-    ]
+    """``a-{08..10}.tar`` to ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; several ranges give all their pairs.
+
+    Raises MetamixerError for ranges that stand for more than ``SHARDS`` files.
+    """
+    fixed = re.split(_RANGE, pattern)[::3]
+    ends = re.findall(_RANGE, pattern)
+    if any(len(end) > 18 for pair in ends for end in pair) or (
+        math.prod(max(0, int(last) - int(first) + 1) for first, last in ends) > SHARDS
+    ):
+        raise MetamixerError(f"{pattern} stands for more than {SHARDS} shards")
+    ranges = [[f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)] for first, last in ends]
     return [
         "".join(part + number for part, number in zip(fixed, (*chosen, ""), strict=True)) for chosen in product(*ranges)
     ]
@@ -118,7 +128,11 @@ def number_classes(
     """
     if all(isinstance(label, int) for label in labels):
         indices = [int(label) for label in labels]
-        names = [str(i) for i in range(max(indices) + 1)] if classes is None else list(classes)
+        if max(indices, default=0) >= MOST_CLASSES:
+            raise MetamixerError(
+                f"{where} holds class {max(indices)}; {MOST_CLASSES} classes are the most there can be"
+            )
+        names = [str(i) for i in range(max(indices, default=-1) + 1)] if classes is None else list(classes)
         wrong = next((i for i in indices if not 0 <= i < len(names)), None)
         if wrong is not None:
             raise MetamixerError(f"{where} holds class {wrong}, where {len(names)} classes from 0 are known")
@@ -140,26 +154,34 @@ def require_every_class(classes: Sequence[str], labels: Sequence[int], where: st
 
 def _index(number: int, shard: Path) -> Iterator[_Place]:
     """The places of a shard's pictures. Members that share a key lie together, as WebDataset has it."""
-    try:
-        length = shard.stat().st_size
-        with tarfile.open(shard, "r:") as tar:
-            members = ((member, *_key_and_kind(member.name)) for member in tar if member.isreg())
-            for key, group in groupby(members, key=lambda entry: entry[1]):
-                kinds = {kind: member for member, _, kind in group}
-                picture = next((kinds[kind] for kind in kinds if f".{kind}".endswith(EXTENSIONS)), None)
-                if picture is None:
-                    continue
-                if picture.offset_data + picture.size > length:
-                    raise tarfile.ReadError("it is cut short")
-                yield _Place(
-                    number, picture.offset_data, picture.size, picture.name, _label(tar, key, kinds, str(shard))
-                )
-    except FileNotFoundError:
-        raise MetamixerError(f"{shard}: no such file") from None
-    except tarfile.ReadError as error:
-        raise MetamixerError(f"{shard} cannot be read as an uncompressed tar file ({error})") from None
-    except OSError as error:
-        raise MetamixerError(f"{shard} cannot be read ({error.strerror or error})") from None
+    with open_regular(shard, ANY_BYTES, "a shard") as file:
+        try:
+            yield from _places(number, shard, file)
+        except MetamixerError:
+            raise
+        except tarfile.ReadError as error:
+            raise MetamixerError(f"{shard} cannot be read as an uncompressed tar file ({error})") from None
+        except OSError as error:
+            raise MetamixerError(f"{shard} cannot be read ({error.strerror or error})") from None
+        except Exception as error:  # damaged headers make tarfile raise nearly anything, MemoryError too
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise MetamixerError(f"{shard} cannot be read as an uncompressed tar file ({reason})") from None
+
+
+def _places(number: int, shard: Path, file: BinaryIO) -> Iterator[_Place]:
+    length = os.fstat(file.fileno()).st_size
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        named = ((member, *_key_and_kind(member.name)) for member in members(tar) if member.isreg())
+        for key, group in groupby(named, key=lambda entry: entry[1]):
+            kinds = {kind: member for member, _, kind in group}
+            picture = next((kinds[kind] for kind in kinds if f".{kind}".endswith(EXTENSIONS)), None)
+            if picture is None:
+                continue
+            if picture.offset_data + picture.size > length:
+                raise tarfile.ReadError("it is cut short")
+            if picture.size > PICTURE_BYTES:
+                raise MetamixerError(f"{shard}:{picture.name} is too large for a picture")
+            yield _Place(number, picture.offset_data, picture.size, picture.name, _label(tar, key, kinds, str(shard)))
 
 
 def _key_and_kind(name: str) -> tuple[str, str]:
@@ -171,35 +193,39 @@ def _key_and_kind(name: str) -> tuple[str, str]:
 
 def _label(tar: tarfile.TarFile, key: str, kinds: dict[str, tarfile.TarInfo], where: str) -> int | str:
     def text(kind: str) -> str:
+        if kinds[kind].size > LABEL_BYTES:
+            raise MetamixerError(f"{where}:{kinds[kind].name} is too large")
         file = tar.extractfile(kinds[kind])
         return file.read().decode("utf-8", "replace").strip() if file else ""
 
     if "cls" in kinds:
-        return _as_label(text("cls"))
+        return _as_label(text("cls"), f"{where}:{key}.cls")
     if "json" in kinds:
-        try:
-            entries = json.loads(text("json"))
-        except ValueError:
-            raise MetamixerError(f"{where}:{key}.json is no JSON") from None
+        entries = parse_json(text("json"), f"{where}:{key}.json")
         if isinstance(entries, dict):
             label = entries.get("label", entries.get("cls"))
             if isinstance(label, int | str):
-                return _as_label(str(label))
+                return _as_label(str(label), f"{where}:{key}.json")
     folder = PurePosixPath(key).parent.name
     if not folder:
         raise MetamixerError(f"{where}:{key} has neither a .cls file, a label in a .json file, nor a folder")
     return folder
 
 
-def _as_label(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+def _as_label(text: str, where: str) -> int | str:
+    """A class index below ``MOST_CLASSES``, or a name."""
+    if not text.isdecimal():
+        return text
+    if len(text) > 18 or int(text) >= MOST_CLASSES:
+        raise MetamixerError(f"{where} holds class {text[:18]}; {MOST_CLASSES} classes are the most there can be")
+    return int(text)
 
 
 def _classes_beside(shard: Path) -> list[str] | None:
     for folder in (shard.parent, shard.parent.parent):
         file = folder / CLASSES_FILE
-        if file.is_file():
-            return file.read_text(encoding="utf-8").splitlines()
+        if os.path.lexists(file):
+            return read_text(file, NAMES_BYTES, "class names").splitlines()
     return None
 
 
@@ -230,12 +256,17 @@ def _copy_now(address: str, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     try:
         system, path = fsspec.core.url_to_fs(address)
-        size = system.info(path)["size"]
-        held = part.stat().st_size if part.exists() else 0
+        about = system.info(path)
+        if about.get("type") != "file":
+            raise MetamixerError(f"{address} is no file")
+        size = about["size"]
+        held = held_bytes(part)
         with system.open(path, "rb") as source, part.open("ab" if held <= size else "wb") as file:
             source.seek(file.tell())
             while chunk := source.read(1 << 20):
                 file.write(chunk)
+                if size is not None and file.tell() > size:
+                    raise MetamixerError(f"{address} goes on after the {size} bytes that it is said to have")
     except ImportError as error:  # fsspec names the package that the protocol needs
         raise MetamixerError(f"{address} cannot be read: {' '.join(str(error).split())}") from None
     except FileNotFoundError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
+import os
 import zlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,11 +16,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from metamixer.data.files import open_regular
+from metamixer.data.formats import short_lines
 from metamixer.errors import MetamixerError
+from metamixer.limits import TABLE_BYTES, available_memory, require_memory
 
 TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds")
 # Beside ISO 8601.
 _FORMATS = ("%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%Y%m%d")
+
+_MEMORY_PER_BYTE = 8  # of text: a cell of seven characters takes over 60 bytes as a string in a list
+_UNKNOWN = 1 << 62
 
 Split = Literal["auto", "ett_hour", "ett_minute", "ratio"]
 Part = Literal["train", "val", "test"]
@@ -97,6 +105,7 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
     variables = [name for i, name in enumerate(columns) if i != place]
     if not variables:
         raise MetamixerError(f"{path} holds times alone, no column of numbers")
+    require_memory(8 * len(rows) * len(variables), f"{path}, {len(rows)} rows of {len(variables)} numbers,")
     times: list[datetime] = []
     values = np.empty((len(rows), len(variables)))
     for i, (number, cells) in enumerate(rows):
@@ -119,18 +128,17 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Row numbers, as an editor counts them, and cells; blank lines are left out."""
-    try:
-        open_text = gzip.open if path.suffix == ".gz" else open
-        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            return [(reader.line_num, cells) for cells in reader if cells]
-    except FileNotFoundError:
-        raise MetamixerError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise MetamixerError(f"{path} is a folder, not a CSV file") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error) or type(error).__name__
-        raise MetamixerError(f"{path} cannot be read as a CSV file ({reason})") from None
+    with open_regular(path, TABLE_BYTES, "a CSV file") as file:
+        require_memory(_MEMORY_PER_BYTE * os.fstat(file.fileno()).st_size, f"{path}, as a table,")
+        most = min(TABLE_BYTES, (available_memory() or _UNKNOWN) // _MEMORY_PER_BYTE)  # once it is unpacked, too
+        try:
+            stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+                reader = csv.reader(short_lines(text, str(path), most))
+                return [(reader.line_num, cells) for cells in reader if cells]
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+            reason = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error) or type(error).__name__
+            raise MetamixerError(f"{path} cannot be read as a CSV file ({reason})") from None
 
 
 def _time_place(path: Path, columns: list[str], time_column: str | None) -> int:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from metamixer.data.annotations.files import find_picture, in_threads, look_at
 from metamixer.data.annotations.records import Checker, ClassMaps, Fault, Kind, notices
-from metamixer.data.pictures import pictures_below
+from metamixer.data.files import read_lines, read_text
+from metamixer.data.pictures import opened_picture, pictures_below, why_unreadable
 from metamixer.errors import MetamixerError
+from metamixer.limits import LIST_BYTES, NAMES_BYTES
 
 VOID = 255  # the label of pixels that belong to no class, here and wherever class maps are met
 PICTURES = ("images", "image", "img", "leftImg8bit", "JPEGImages")
@@ -27,8 +30,8 @@ def locate(root: Path, split: Sequence[str]) -> tuple[Path, Path, list[str] | No
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         for name in split:
             listed = base / "ImageSets" / "Segmentation" / f"{name}.txt"
-            if listed.is_file() and (base / "SegmentationClass").is_dir():
-                names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+            if os.path.lexists(listed) and (base / "SegmentationClass").is_dir():
+                names = [line.split()[0] for line in read_lines(listed, LIST_BYTES, "a list of pictures")]
                 return base / "JPEGImages", base / "SegmentationClass", names
     tried: list[tuple[Path, Path]] = []
     for name in split:
@@ -108,10 +111,12 @@ def read_class_maps(
 def read_class_map(file: Path, maps: ClassMaps) -> np.ndarray:
     """``H × W``, uint8: class numbers, and 255 for void. Raises MetamixerError where the file cannot be understood."""
     try:
-        with Image.open(file) as picture:
+        with opened_picture(file) as picture:
             values = np.asarray(picture)
+    except MetamixerError:
+        raise
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        raise MetamixerError(f"{file} cannot be read as a class map ({error})") from None
+        raise MetamixerError(f"{file} cannot be read as a class map ({why_unreadable(error)})") from None
     if values.ndim == 3:
         return _read_colours(file, values, maps)
     labels = values.astype(np.int64)
@@ -203,18 +208,19 @@ def _key(file: Path, folder: Path) -> str:
 def _classes_of(root: Path) -> tuple[tuple[str, ...] | None, tuple[tuple[int, int, int], ...] | None]:
     """Names and colours that the folder states."""
     table, listed, ade = root / "class_dict.csv", root / "classes.txt", root / "objectInfo150.txt"
-    try:
-        if table.is_file():
-            with table.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) >= 4 and row[1].strip().isdigit()]
-            if not rows:
-                raise MetamixerError(f"{table} needs lines of name,r,g,b")
-            return tuple(row[0] for row in rows), tuple((int(row[1]), int(row[2]), int(row[3])) for row in rows)
-        if listed.is_file():
-            return tuple(line.strip() for line in listed.read_text().splitlines() if line.strip()), None
-        if ade.is_file():
-            lines = ade.read_text().splitlines()[1:]
-            return tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()), None
-    except (OSError, ValueError) as error:
-        raise MetamixerError(f"the class names in {root} cannot be read ({error})") from None
+    if os.path.lexists(table):
+        try:
+            text = read_text(table, NAMES_BYTES, "class names")
+            rows = [row for row in csv.reader(io.StringIO(text)) if len(row) >= 4 and row[1].strip().isdigit()]
+            colours = tuple((int(row[1]), int(row[2]), int(row[3])) for row in rows)
+        except (ValueError, csv.Error) as error:
+            raise MetamixerError(f"{table} cannot be read as class names ({error})") from None
+        if not rows or not all(0 <= value <= 255 for colour in colours for value in colour):
+            raise MetamixerError(f"{table} needs lines of name,r,g,b, with colours from 0 to 255")
+        return tuple(row[0] for row in rows), colours
+    if os.path.lexists(listed):
+        return tuple(read_lines(listed, NAMES_BYTES, "class names")), None
+    if os.path.lexists(ade):
+        lines = read_lines(ade, NAMES_BYTES, "class names")[1:]
+        return tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines), None
     return None, None

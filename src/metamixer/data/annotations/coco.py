@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Container, Sequence
 from dataclasses import replace
@@ -11,7 +10,9 @@ from typing import Any
 
 from metamixer.data.annotations.files import find_picture, look_at_all
 from metamixer.data.annotations.records import Checker, Fault, Instance, ObjectSet, Picture
+from metamixer.data.formats import read_json
 from metamixer.errors import MetamixerError
+from metamixer.limits import ANNOTATION_BYTES
 
 _ID = (int, float, str)
 
@@ -65,12 +66,7 @@ def read_coco(file: Path, folders: Sequence[Path], checker: Checker, classes: Se
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise MetamixerError(f"{file}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise MetamixerError(f"{file} cannot be read as JSON ({error})") from None
+    content = read_json(file, ANNOTATION_BYTES)
     if not isinstance(content, dict):
         raise MetamixerError(f"{file} is no COCO annotation file: it holds {type(content).__name__}, not a dict")
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from metamixer.data.pictures import EXTENSIONS, read_picture, to_rgb, why_unreadable
+from metamixer.data.pictures import EXTENSIONS, opened_picture, read_picture, to_rgb, why_unreadable
 from metamixer.errors import MetamixerError
 
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -66,7 +67,7 @@ def in_threads(do: Callable[[_Item], _Answer], items: list[_Item], what: str) ->
 @lru_cache(1 << 20)
 def _look(file: Path, length: int, changed: int) -> Seen | str:
     try:
-        with Image.open(file) as picture:
+        with opened_picture(file) as picture:
             width, height = picture.size
             picture.draft("RGB", (1, 1))  # all of a JPEG is read, but few of its pixels are computed
             to_rgb(picture)  # before the EXIF data: asking for these can hide an error in a PNG's pixels
@@ -74,6 +75,8 @@ def _look(file: Path, length: int, changed: int) -> Seen | str:
                 sideways = picture.getexif().get(_ORIENTATION) in _SIDEWAYS
             except Exception:  # damaged EXIF data beside sound pixels
                 sideways = False
+    except MetamixerError as error:
+        return str(error).removeprefix(f"{file} ")
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         return f"cannot be read as a picture ({why_unreadable(error)})"
     return Seen((width, height) if sideways else (height, width), (height, width))
@@ -86,7 +89,7 @@ def find_picture(folders: Iterable[Path], names: Iterable[str] = (), stem: str |
     tried = [*names, *(f"{stem}{ending}" for ending in endings)]
     folders = list(folders)
     places = [folder / name for name in tried for folder in folders]
-    return next((place for place in places if place.is_file()), places[0])
+    return next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def read_annotated(file: Path, size: tuple[int, int]) -> Image.Image:
@@ -96,7 +99,7 @@ def read_annotated(file: Path, size: tuple[int, int]) -> Image.Image:
     """
     picture = read_picture(file)
     if picture.size != (size[1], size[0]):
-        with Image.open(file) as stored:  # some tools annotate what the file holds, its orientation tag unread
+        with opened_picture(file) as stored:  # some tools annotate what the file holds, its orientation tag unread
             picture = to_rgb(stored)
         if picture.size != (size[1], size[0]):
             raise MetamixerError(f"{file} has {picture.width} × {picture.height} pixels, not {size[1]} × {size[0]}")

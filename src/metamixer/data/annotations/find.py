@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ from metamixer.data.annotations.records import (
     require_objects,
 )
 from metamixer.data.annotations.voc import read_voc
-from metamixer.data.annotations.yolo import distinct, read_yaml, read_yolo
+from metamixer.data.annotations.yolo import distinct, read_data_file, read_yolo
+from metamixer.data.files import open_regular, read_lines, read_regular
 from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
+from metamixer.limits import ANNOTATION_BYTES, LIST_BYTES, NAMES_BYTES, YAML_BYTES
 
 Format = Literal["auto", "coco", "voc", "yolo"]
 Layout = Literal["coco", "voc", "yolo"]
@@ -288,7 +291,7 @@ def _coco_files(root: Path) -> list[Path]:
 
 def _mentions(file: Path, key: bytes) -> bool:
     """Whether the file names a key, read in pieces: COCO's own are hundreds of megabytes."""
-    with file.open("rb") as stream:
+    with open_regular(file, ANNOTATION_BYTES, "annotations") as stream:
         tail = b""
         while piece := stream.read(1 << 20):
             if key in tail + piece:
@@ -339,9 +342,8 @@ def _voc_files(root: Path, names: Sequence[str] | None) -> list[Path]:
         files = [
             base / "Annotations" / f"{line.split()[0]}.xml"
             for base, file in listed
-            if file.is_file()
-            for line in file.read_text().splitlines()
-            if line.strip()
+            if os.path.lexists(file)
+            for line in read_lines(file, LIST_BYTES, "a list of pictures")
         ]
         if files or (files := sorted((root / name).rglob("*.xml"))):
             return files
@@ -360,22 +362,23 @@ def _voc_pictures(root: Path, files: Sequence[Path]) -> list[Path]:
 
 def _yaml_file(root: Path) -> Path | None:
     files = [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.yml"))]
-    return next((file for file in files if re.search(r"^names\s*:", file.read_text(errors="replace"), re.M)), None)
+    names = re.compile(rb"^names\s*:", re.M)
+    return next((file for file in files if names.search(read_regular(file, YAML_BYTES, "YAML"))), None)
 
 
 def _yolo_classes(root: Path) -> list[str]:
     file = _yaml_file(root)
     if file is not None:
-        return list(read_yaml(file)["names"])
+        return list(read_data_file(file)["names"])
     listed = root / "classes.txt"
-    return distinct([line.strip() for line in listed.read_text().splitlines() if line.strip()], listed)
+    return distinct(read_lines(listed, NAMES_BYTES, "class names"), listed)
 
 
 def _yolo_pictures(root: Path, names: Sequence[str] | None) -> list[Path]:
     if names is None:
         return pictures_below(root / "images") if (root / "images").is_dir() else []
     file = _yaml_file(root)
-    content = read_yaml(file) if file else {}
+    content = read_data_file(file) if file else {}
     base = root / str(content.get("path") or ".")
     for name in names:
         if stated := content.get(name):
@@ -398,7 +401,7 @@ def _yolo_place(stated: Any, base: Path, root: Path) -> list[Path]:
     inside = re.sub(r"^(\.\./)+", "", str(stated))  # some tools write paths as seen from another folder
     for place in (base / inside, root / inside, base / str(stated)):
         if place.suffix == ".txt" and place.is_file():
-            lines = [line.strip() for line in place.read_text(errors="replace").splitlines() if line.strip()]
+            lines = read_lines(place, LIST_BYTES, "a list of pictures")
             return [file if (file := Path(line)).is_absolute() else place.parent / file for line in lines]
         if place.is_dir() and (found := pictures_below(place)):
             return found

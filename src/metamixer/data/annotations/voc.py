@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 from metamixer.data.annotations.files import find_picture, look_at_all
 from metamixer.data.annotations.records import Checker, Fault, Instance, ObjectSet, Picture
+from metamixer.data.formats import read_xml
+from metamixer.errors import MetamixerError
 
 
 def read_voc(
@@ -32,11 +34,10 @@ def read_voc(
     trees: dict[Path, ElementTree.Element] = {}
     for file in files:
         try:
-            trees[file] = ElementTree.parse(file).getroot()
-        except FileNotFoundError:
-            checker.note(file, "", "missing or broken file of annotations", "no such file")
-        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # LookupError: unknown encoding
-            checker.note(file, "", "missing or broken file of annotations", f"cannot be read as XML ({error})")
+            trees[file] = read_xml(file)
+        except MetamixerError as error:
+            what = str(error).removeprefix(str(file)).lstrip(": ")
+            checker.note(file, "", "missing or broken file of annotations", what)
     if classes is None:
         classes = sorted({name for tree in trees.values() for one in tree.iter("object") if (name := _name(one))})
     places = {file: find_picture(folders, _file_names(tree), file.stem) for file, tree in trees.items()}

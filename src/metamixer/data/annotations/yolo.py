@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metamixer.data.annotations.files import look_at_all
 from metamixer.data.annotations.records import Checker, Fault, Instance, ObjectSet, Picture
+from metamixer.data.files import read_regular
+from metamixer.data.formats import read_yaml
 from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
+from metamixer.limits import LABEL_BYTES
 
 
 def read_yolo(files: Sequence[Path], source: Path, classes: Sequence[str], checker: Checker) -> ObjectSet:
@@ -32,12 +35,12 @@ def read_yolo(files: Sequence[Path], source: Path, classes: Sequence[str], check
 
 
 def _instances(labels: Path, size: tuple[int, int], classes: int, checker: Checker) -> list[Instance]:
-    try:
-        lines = labels.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
+    if not os.path.lexists(labels):
         return []
-    except OSError as error:
-        checker.note(labels, "", "missing or broken file of annotations", f"cannot be read ({error.strerror})")
+    try:
+        lines = read_regular(labels, LABEL_BYTES, "labels").decode(errors="replace").splitlines()
+    except MetamixerError as error:
+        checker.note(labels, "", "missing or broken file of annotations", str(error).removeprefix(f"{labels} "))
         return []
     instances = []
     places: dict[str, int] = {}
@@ -71,25 +74,22 @@ def label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
+def read_data_file(file: Path) -> dict[str, Any]:
     """The data set's YAML file, ``names`` made a list. Raises MetamixerError where it is none."""
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise MetamixerError(f"{file} cannot be read as YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(file)
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        names = [names.get(number) for number in range(len(names))]
-    if not isinstance(names, list) or not names or None in names:
+        names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise MetamixerError(f"{file} needs 'names', the classes in the order of their numbers")
-    return {**content, "names": distinct([str(name) for name in names], file)}
+    return {**content, "names": distinct(names, file)}
 
 
 def distinct(names: list[str], file: Path) -> list[str]:
     """The names. Raises MetamixerError where one occurs twice."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise MetamixerError(f"{file} names the class {twice[0]!r} twice")
+    twice = min((name for name, count in Counter(names).items() if count > 1), default=None)
+    if twice is not None:
+        raise MetamixerError(f"{file} names the class {twice!r} twice")
     return names
 
 
