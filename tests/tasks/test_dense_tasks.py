@@ -282,7 +282,7 @@ def test_annotations_are_perfect_predictions(coco: Path, maps: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_reading_ahead_keeps_the_order(workers: int) -> None:
-    assert list(read_ahead(lambda i: i * i, 20, workers)) == [i * i for i in range(20)]
+    assert list(read_ahead(lambda i: i * i, range(20), workers)) == [i * i for i in range(20)]
 
     def fails(i: int) -> int:
         if i == 3:
@@ -290,7 +290,7 @@ def test_reading_ahead_keeps_the_order(workers: int) -> None:
         return i
 
     with pytest.raises(MetamixerError, match="unreadable"):
-        list(read_ahead(fails, 20, workers))
+        list(read_ahead(fails, range(20), workers))
 
 
 def test_batches_hold_pictures_of_several_sizes(coco: Path) -> None:

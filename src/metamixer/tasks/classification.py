@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +39,7 @@ from metamixer.errors import MetamixerError
 from metamixer.models import create_model
 from metamixer.tasks.distillation import Distillation, Teacher, distillation_loss
 from metamixer.tasks.evaluation_mode import evaluation_mode
+from metamixer.tasks.sharing import from_all, shared
 from metamixer.tasks.task import Task, key_values, require
 from metamixer.weights.checkpoint import save_checkpoint
 
@@ -241,7 +241,9 @@ class Classification(Task):
         save_checkpoint(model, path, classes=self.classes, preprocessing=self.preprocessing)
 
     def notes(self) -> list[str]:
-        unreadable = self.train.unreadable + self.validation.unreadable
+        # Each process knows those that it came upon.
+        found = from_all([*self.train.unreadable, *self.validation.unreadable])
+        unreadable = list(dict.fromkeys(name for names in found for name in names))
         return [f"{len(unreadable)} unreadable pictures were skipped: {', '.join(unreadable)}"] if unreadable else []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -249,7 +251,6 @@ class Classification(Task):
         return {**self.__dict__, "_teacher": None}
 
 
-@torch.inference_mode()
 def evaluate_folder(
     model: nn.Module,
     folder: Pictures,
@@ -264,28 +265,31 @@ def evaluate_folder(
 
     With ``share`` the processes of a distributed run, all of which call this, work through a part each.
     """
-    share = share and dist.is_available() and dist.is_initialized()
     folder.transform = evaluation_transform(preprocessing)
     workers = default_workers() if workers is None else workers
-    mine = range(dist.get_rank(), len(folder), dist.get_world_size()) if share else None
-    loader = PictureLoader(folder, batch_size, num_workers=workers, sampler=mine)
-    correct1 = correct5 = count = 0
-    loss = 0.0
     quiet = progress is None or not sys.stdout.isatty()
-    with evaluation_mode(model):
-        for pictures, labels in track(loader, progress or "", disable=quiet, transient=True):
-            labels = labels.to(device)
-            inputs = preprocessing.normalise(pictures.to(device)).contiguous(memory_format=torch.channels_last)
-            logits = model(inputs).float()
-            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            correct1 += int(hits[:, 0].sum())
-            correct5 += int(hits.any(1).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            count += len(labels)
-    if share:
-        sums = torch.tensor([correct1, correct5, loss, count], dtype=torch.float64, device=device)
-        dist.all_reduce(sums)
-        correct1, correct5, loss, count = (*map(int, sums[:2]), float(sums[2]), int(sums[3]))
+
+    @torch.inference_mode()
+    def sums(indices: range) -> tuple[int, int, float, int]:
+        """Right at first, right among five, cross-entropy, pictures."""
+        loader = PictureLoader(folder, batch_size, num_workers=workers, sampler=indices)
+        correct1 = correct5 = count = 0
+        loss = 0.0
+        with evaluation_mode(model):
+            for pictures, labels in track(loader, progress or "", disable=quiet, transient=True):
+                labels = labels.to(device)
+                inputs = preprocessing.normalise(pictures.to(device)).contiguous(memory_format=torch.channels_last)
+                logits = model(inputs).float()
+                hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                correct1 += int(hits[:, 0].sum())
+                correct5 += int(hits.any(1).sum())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+                count += len(labels)
+        return correct1, correct5, loss, count
+
+    correct1, correct5, loss, count = map(sum, zip(*shared(len(folder), sums, share), strict=True))
+    if not count:
+        raise MetamixerError(f"none of the {len(folder)} pictures can be read, {folder.name(0)} among them")
     return ClassificationMetrics(100 * correct1 / count, 100 * correct5 / count, loss / count, count)
 
 

@@ -278,11 +278,11 @@ def _rated(
 ) -> Iterator[tuple[float, int]]:
     if isinstance(truth, ObjectSet):
         entries = truth.pictures
-        pictures = read_ahead(lambda i: read_annotated(entries[i].file, entries[i].size), len(entries), None)
+        pictures = read_ahead(lambda i: read_annotated(entries[i].file, entries[i].size), range(len(entries)), None)
         for i, picture in enumerate(pictures):
             yield objects_found(entries[i], detect(model, picture, image_size)), i
         return
-    for i, (picture, labels) in enumerate(read_ahead(lambda i: read_pair(truth, i), len(truth.pairs), None)):
+    for i, (picture, labels) in enumerate(read_ahead(lambda i: read_pair(truth, i), range(len(truth.pairs)), None)):
         metrics = ClassMapMetrics.empty(model.num_classes)
         found = segment(cast(SegmentationModel, model), picture, image_size, how)
         metrics.add(torch.from_numpy(labels), torch.from_numpy(found.class_map))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -52,15 +52,52 @@ class SegmentationInference:
             raise MetamixerError("scales must be one number or more, all above 0")
 
 
-@torch.inference_mode()
+class Prepared(NamedTuple):
+    """A picture, and the views of it that a network is shown: uint8 ``3 × h × w`` each, still without padding.
+
+    Preparing takes no network, so that threads can do it while the network is at work.
+    """
+
+    picture: Image.Image
+    views: list[Tensor]
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the picture."""
+        return self.picture.height, self.picture.width
+
+
+def prepare_to_detect(model: DenseModel, picture: Image.Image, image_size: int | None = None) -> Prepared:
+    """What :func:`detect` shows the network."""
+    return Prepared(picture, [_fitted(model, picture, image_size)])
+
+
+def prepare_to_segment(
+    model: SegmentationModel,
+    picture: Image.Image,
+    image_size: int | None = None,
+    how: SegmentationInference | None = None,
+) -> Prepared:
+    """What :func:`segment` shows the network: a view for each scale."""
+    side = image_size or model.pretrained_cfg["input_size"][-1]
+    scales = (how or SegmentationInference()).scales
+    return Prepared(picture, [_fitted(model, picture, round(side * scale), divisor=DIVISOR) for scale in scales])
+
+
 def detect(model: DenseModel, picture: Image.Image, image_size: int | None = None) -> Result:
     """Objects of a picture, all that the model's own threshold lets through.
 
     ``image_size`` is the shorter side in pixels at which the network sees it (of SSDLite both); the model's by default.
     """
-    size = (picture.height, picture.width)
+    return detect_prepared(model, prepare_to_detect(model, picture, image_size))
+
+
+@torch.inference_mode()
+def detect_prepared(model: DenseModel, prepared: Prepared) -> Result:
+    """:func:`detect` of a picture that is prepared."""
+    size, (pixels,) = prepared.size, prepared.views
+    fitted = (pixels.shape[-2], pixels.shape[-1])
     with evaluation_mode(model):
-        pixels, fitted = _fitted(model, picture, image_size)
         batch = pad_together([pixels], fill_colour(model), 1 if model.longest is None else DIVISOR)
         raw = model(normalised(model, batch))
         padded = (batch.shape[-2], batch.shape[-1])
@@ -75,11 +112,10 @@ def detect(model: DenseModel, picture: Image.Image, image_size: int | None = Non
         found.boxes.float().cpu().numpy(),
         None if found.masks is None else found.masks.cpu().numpy(),
         classes=None if names is None else tuple(names),
-        picture=picture,
+        picture=prepared.picture,
     )
 
 
-@torch.inference_mode()
 def segment(
     model: SegmentationModel,
     picture: Image.Image,
@@ -88,27 +124,35 @@ def segment(
 ) -> Result:
     """The class of every pixel; ``image_size`` is the shorter side at which the network sees it, the model's own by
     default."""
-    size = (picture.height, picture.width)
+    return segment_prepared(model, prepare_to_segment(model, picture, image_size, how), how)
+
+
+@torch.inference_mode()
+def segment_prepared(model: SegmentationModel, prepared: Prepared, how: SegmentationInference | None = None) -> Result:
+    """:func:`segment` of a picture that is prepared for the same ``how``."""
     with evaluation_mode(model):
-        scores = class_scores(model, picture, image_size, how or SegmentationInference())
+        scores = _scores(model, prepared, how or SegmentationInference())
     names = class_names(model)
     found = scores.argmax(0).to(torch.uint8).cpu().numpy()
-    return Result(size, class_map=found, classes=None if names is None else tuple(names), picture=picture)
+    classes = None if names is None else tuple(names)
+    return Result(prepared.size, class_map=found, classes=classes, picture=prepared.picture)
 
 
 def class_scores(
     model: SegmentationModel, picture: Image.Image, image_size: int | None, how: SegmentationInference
 ) -> Tensor:
     """``classes × H × W`` scores at the picture's own size: logits, or the sum of several views' probabilities."""
+    return _scores(model, prepare_to_segment(model, picture, image_size, how), how)
+
+
+def _scores(model: SegmentationModel, prepared: Prepared, how: SegmentationInference) -> Tensor:
     views = []
-    for scale in how.scales:
-        side = round((image_size or model.pretrained_cfg["input_size"][-1]) * scale)
-        pixels, _ = _fitted(model, picture, side, divisor=DIVISOR)
+    for pixels in prepared.views:
         x = normalised(model, pixels[None])
         views.append(_logits(model, x, how))
         if how.mirror:
             views.append(_logits(model, x.flip(-1), how).flip(-1))
-    size = (picture.height, picture.width)
+    size = prepared.size
     if len(views) == 1:
         return resize(views[0], size, model.align_corners)[0]
     total = torch.zeros(1, model.num_classes, *size, device=views[0].device)
@@ -151,23 +195,21 @@ def fill_colour(model: nn.Module) -> tuple[int, ...]:
     return tuple(round(255 * value) for value in Preprocessing.of(model.pretrained_cfg).mean)
 
 
-def read_ahead(read: Callable[[int], T], count: int, workers: int | None) -> Iterator[T]:
-    """``read(0)``, ``read(1)`` …, some of them read in threads while the first are in use (0: none)."""
+def read_ahead(read: Callable[[int], T], indices: Sequence[int], workers: int | None) -> Iterator[T]:
+    """``read`` of every index in turn, some of them in threads while the first are in use (0: none)."""
     if workers == 0:
-        yield from map(read, range(count))
+        yield from map(read, indices)
         return
     threads = workers or 2
     with ThreadPoolExecutor(threads) as pool:
-        numbers = iter(range(count))
+        numbers = iter(indices)
         waiting = [pool.submit(read, i) for i in islice(numbers, 2 * threads)]
         while waiting:
             yield waiting.pop(0).result()
             waiting += [pool.submit(read, i) for i in islice(numbers, 1)]
 
 
-def _fitted(
-    model: DenseModel, picture: Image.Image, image_size: int | None, divisor: int | None = None
-) -> tuple[Tensor, Size]:
+def _fitted(model: DenseModel, picture: Image.Image, image_size: int | None, divisor: int | None = None) -> Tensor:
     """uint8 ``3 × h × w`` at the size that the network sees, with ``divisor`` rounded to multiples of it."""
     side = image_size or model.pretrained_cfg["input_size"][-1]
     size = fitted_size((picture.height, picture.width), side, model.longest)
@@ -175,4 +217,4 @@ def _fitted(
         height, width = (max(divisor, round(length / divisor) * divisor) for length in size)
         size = (height, width)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return tf.resize(pixels, list(size), antialias=True), size
+    return tf.resize(pixels, list(size), antialias=True)

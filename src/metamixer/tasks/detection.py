@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,9 +23,10 @@ from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
 from metamixer.heads.build import HEADS, build
 from metamixer.heads.mask_rcnn import MaskRCNN
-from metamixer.tasks.dense_inference import detect, fill_colour, read_ahead
+from metamixer.tasks.dense_inference import detect_prepared, fill_colour, prepare_to_detect, read_ahead
 from metamixer.tasks.dense_metrics import coco_metrics
 from metamixer.tasks.segmentation import describe_model
+from metamixer.tasks.sharing import in_order, shared
 from metamixer.tasks.task import Task, key_values, require
 from metamixer.weights.checkpoint import save_checkpoint
 
@@ -140,7 +142,7 @@ class Detection(Task):
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(model, DenseModel)
-        return evaluate_detection(model, self._validation, self.side, self.masks, self.workers)
+        return evaluate_detection(model, self._validation, self.side, self.masks, self.workers, share=True)
 
     def save(self, model: nn.Module, path: Path) -> None:
         save_checkpoint(model, path, classes=self._train.classes)
@@ -152,14 +154,26 @@ def evaluate_detection(
     image_size: int | None = None,
     masks: bool = False,
     workers: int | None = None,
+    share: bool = False,
 ) -> dict[str, float]:
-    """COCO's metrics over all pictures; see :func:`~metamixer.tasks.dense_metrics.coco_metrics`."""
-    entries: list[dict[str, Any]] = []
-    pictures = read_ahead(lambda i: read_entry(objects.pictures[i]), len(objects.pictures), workers)
-    for number, picture in enumerate(pictures, 1):
-        found = detect(model, picture, image_size)
-        entries += (found if masks else replace(found, masks=None)).to_coco(number)
-    return coco_metrics(objects.pictures, entries, masks)
+    """COCO's metrics over all pictures; see :func:`~metamixer.tasks.dense_metrics.coco_metrics`.
+
+    With ``share`` the processes of a distributed run, all of which call this, look at a part of the pictures each.
+    """
+
+    def found_in(indices: range) -> list[list[dict[str, Any]]]:
+        """COCO's entries of each picture."""
+        entries = []
+        pictures = read_ahead(
+            lambda i: prepare_to_detect(model, read_entry(objects.pictures[i]), image_size), indices, workers
+        )
+        for i, picture in zip(indices, pictures, strict=True):
+            found = detect_prepared(model, picture)
+            entries.append((found if masks else replace(found, masks=None)).to_coco(i + 1))
+        return entries
+
+    entries = in_order(shared(len(objects.pictures), found_in, share))
+    return coco_metrics(objects.pictures, list(chain.from_iterable(entries)), masks)
 
 
 def read_entry(entry: Picture) -> Image.Image:

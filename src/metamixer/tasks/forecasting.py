@@ -33,6 +33,7 @@ from metamixer.networks import FFNetTSF, about, create_network, save_network
 from metamixer.ops.allocator import keep_freed_memory
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.figure_picture import figure_picture
+from metamixer.tasks.sharing import in_order, shared
 from metamixer.tasks.task import Task, require
 
 #: From ``n × lookback × variables`` to ``n × horizon × variables``, standardised.
@@ -138,11 +139,14 @@ class Forecasting(Task):
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """MSE and MAE on the validation part."""
-        return self.errors(model, "val")
+        return self.errors(model, "val", share=True)
 
-    def errors(self, model: nn.Module, part: Part) -> dict[str, float]:
-        """``mse`` and ``mae`` on every window of a part, ``test`` for what the literature reports."""
-        mse, mae = forecast_errors(network_forecaster(model), self.windows[part])
+    def errors(self, model: nn.Module, part: Part, share: bool = False) -> dict[str, float]:
+        """``mse`` and ``mae`` on every window of a part, ``test`` for what the literature reports.
+
+        With ``share`` the processes of a distributed run, all of which call this, forecast a part of them each.
+        """
+        mse, mae = forecast_errors(network_forecaster(model), self.windows[part], share=share)
         return {"mse": mse, "mae": mae}
 
     def save(self, model: nn.Module, path: Path) -> None:
@@ -159,17 +163,26 @@ class Forecasting(Task):
 # --- Errors and baselines --------------------------------------------------------------------------------------------
 
 
-def forecast_errors(forecaster: Forecaster, windows: Windows, batch_size: int = 512) -> tuple[float, float]:
-    """MSE and MAE over every window, every step of the horizon and every variable, none left out."""
-    squared = absolute = 0.0
-    count = 0
-    for start in range(0, len(windows), batch_size):
-        past, future = windows.stacked(start, start + batch_size)
-        error = forecaster(past).astype(np.float64) - future
-        squared += float((error**2).sum())
-        absolute += float(np.abs(error).sum())
-        count += error.size
-    return squared / count, absolute / count
+def forecast_errors(
+    forecaster: Forecaster, windows: Windows, batch_size: int = 512, share: bool = False
+) -> tuple[float, float]:
+    """MSE and MAE over every window, every step of the horizon and every variable, none left out.
+
+    With ``share`` the processes of a distributed run take batches in turn.
+    """
+
+    def errors(batches: range) -> list[tuple[float, float, int]]:
+        """Sums of squared and absolute errors, and how many numbers, of each batch."""
+        sums = []
+        for start in (batch * batch_size for batch in batches):
+            past, future = windows.stacked(start, start + batch_size)
+            error = forecaster(past).astype(np.float64) - future
+            sums.append((float((error**2).sum()), float(np.abs(error).sum()), error.size))
+        return sums
+
+    batches = -(-len(windows) // batch_size)
+    squared, absolute, counts = zip(*in_order(shared(batches, errors, share)), strict=True)
+    return sum(squared) / sum(counts), sum(absolute) / sum(counts)
 
 
 def network_forecaster(model: nn.Module) -> Forecaster:

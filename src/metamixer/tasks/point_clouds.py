@@ -31,6 +31,7 @@ from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetPoints, about, create_network, save_network
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.figure_picture import figure_picture
+from metamixer.tasks.sharing import shared
 from metamixer.tasks.task import Task, require
 
 #: (factor on the coordinates, mirrored) of the ten views of the released test for S3DIS.
@@ -161,13 +162,18 @@ class PointSegmentation(Task):
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """``miou`` over the classes that occur, ``class_accuracy`` and ``accuracy`` on every point, as fractions."""
-        confusion = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        for scenes in self._val:
-            for cloud in scenes:
+        places = [(scenes, i) for scenes in self._val for i in range(len(scenes))]
+
+        def confusion(indices: range) -> NDArray[np.int64]:
+            counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+            for scenes, i in (places[index] for index in indices):
+                cloud = scenes[i]
                 truth = _labels_of(cloud)
                 found = label_points(model, cloud, self.features, self.grid, self.centre)
-                confusion += confusion_matrix(found, truth, len(self.classes))
-        return segmentation_metrics(confusion)
+                counts += confusion_matrix(found, truth, len(self.classes))
+            return counts
+
+        return segmentation_metrics(np.sum(shared(len(places), confusion), axis=0))
 
     def save(self, model: nn.Module, path: Path) -> None:
         facts = {

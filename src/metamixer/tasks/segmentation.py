@@ -20,8 +20,16 @@ from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, SegmentationModel
 from metamixer.heads.build import HEADS, build
-from metamixer.tasks.dense_inference import SegmentationInference, fill_colour, read_ahead, segment
+from metamixer.tasks.dense_inference import (
+    Prepared,
+    SegmentationInference,
+    fill_colour,
+    prepare_to_segment,
+    read_ahead,
+    segment_prepared,
+)
 from metamixer.tasks.dense_metrics import ClassMapMetrics
+from metamixer.tasks.sharing import shared
 from metamixer.tasks.task import Task, key_values, require
 from metamixer.weights.checkpoint import save_checkpoint
 
@@ -164,7 +172,8 @@ class SemanticSegmentation(Task):
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(model, SegmentationModel)
-        return evaluate_segmentation(model, self._validation, self.side, self.how, self.workers).summary()
+        metrics = evaluate_segmentation(model, self._validation, self.side, self.how, self.workers, share=True)
+        return metrics.summary()
 
     def save(self, model: nn.Module, path: Path) -> None:
         save_checkpoint(model, path, classes=self._names)
@@ -176,14 +185,26 @@ def evaluate_segmentation(
     image_size: int | None = None,
     how: SegmentationInference | None = None,
     workers: int | None = None,
+    share: bool = False,
 ) -> ClassMapMetrics:
-    """The confusion of classes over all pictures, at their own size."""
-    metrics = ClassMapMetrics.empty(model.num_classes)
-    for picture, labels in read_ahead(lambda i: read_pair(maps, i), len(maps.pairs), workers):
-        found = segment(model, picture, image_size, how).class_map
-        assert found is not None
-        metrics.add(torch.from_numpy(labels), torch.from_numpy(found))
-    return metrics
+    """The confusion of classes over all pictures, at their own size.
+
+    With ``share`` the processes of a distributed run, all of which call this, look at a part of the pictures each.
+    """
+
+    def read(index: int) -> tuple[Prepared, np.ndarray]:
+        picture, labels = read_pair(maps, index)
+        return prepare_to_segment(model, picture, image_size, how), labels
+
+    def confusion(indices: range) -> Tensor:
+        metrics = ClassMapMetrics.empty(model.num_classes)
+        for picture, labels in read_ahead(read, indices, workers):
+            found = segment_prepared(model, picture, how).class_map
+            assert found is not None
+            metrics.add(torch.from_numpy(labels), torch.from_numpy(found))
+        return metrics.counts
+
+    return ClassMapMetrics(torch.stack(shared(len(maps.pairs), confusion, share)).sum(0))
 
 
 def read_pair(maps: ClassMaps, index: int) -> tuple[Image.Image, np.ndarray]:

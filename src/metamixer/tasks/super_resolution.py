@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from metamixer.data.pictures import read_picture, to_rgb
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetSR, create_network, save_network, upscale
 from metamixer.tasks.evaluation_mode import evaluation_mode
+from metamixer.tasks.sharing import in_order, shared
 from metamixer.tasks.task import Task, require
 
 FOURIER_WEIGHT = 0.02  # of the released settings
@@ -121,17 +122,25 @@ class SuperResolution(Task):
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Means over the validation pictures: ``psnr`` and ``ssim``, and of bicubic enlargement for comparison."""
         assert isinstance(model, FFNetSR)
-        rows = [_quality_of(model, small, large, self.tile) for small, large in self._pairs()]
+
+        def ours(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> tuple[float, float]:
+            return _quality_of(model, low, high, self.tile)
+
+        def bicubic(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> tuple[float, float]:
+            return quality(imresize(low, self.scale), high, self.scale)
+
         if self._bicubic is None:
-            self._bicubic = _mean([quality(imresize(low, self.scale), high, self.scale) for low, high in self._pairs()])
-        psnr, ssim = _mean(rows)
+            self._bicubic = self._mean_quality(bicubic)
+        psnr, ssim = self._mean_quality(ours)
         return {"psnr": psnr, "ssim": ssim, "bicubic_psnr": self._bicubic[0], "bicubic_ssim": self._bicubic[1]}
 
     def save(self, model: nn.Module, path: Path) -> None:
         save_network(model, path)
 
-    def _pairs(self) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        return [self._validation[i] for i in range(len(self._validation))]
+    def _mean_quality(self, of: Callable[..., tuple[float, float]]) -> tuple[float, float]:
+        """Of all validation pairs; the processes of a distributed run look at a part each."""
+        pairs = self._validation
+        return _mean(in_order(shared(len(pairs), lambda indices: [of(*pairs[i]) for i in indices])))
 
 
 def fourier_loss(out: Tensor, target: Tensor) -> Tensor:

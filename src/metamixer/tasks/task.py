@@ -111,5 +111,5 @@ class Task(ABC):
         """Write a file that ``mm.create_model`` or ``mm.build`` loads, with what prediction needs beside weights."""
 
     def notes(self) -> list[str]:
-        """Sentences for the end of a run, such as which files were skipped."""
+        """Sentences for the end of a run, such as which files were skipped; all processes call it, one says them."""
         return []
