@@ -91,6 +91,7 @@ def test_loops_of_links_among_folders_end(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "b" / "self").symlink_to(".")
+    (tmp_path / "0").symlink_to(".")  # the folder itself, met before anything else
     (tmp_path / "a" / "b" / "z.png").touch()
     for i in range(20):  # two links to each next one: a million ways to the last
         (tmp_path / f"d{i}").mkdir()

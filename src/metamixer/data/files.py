@@ -96,10 +96,9 @@ def walk(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
     Links to folders are followed; a folder is entered once, by whichever name comes first, so loops of links end.
     """
     known: set[tuple[int, int]] = set()
+    _is_new(os.fspath(folder), known)
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in sorted(folders) if _is_new(os.path.join(parent, name), known)]
-        if parent == os.fspath(folder) and not _is_new(parent, known):
-            folders[:] = []
         yield Path(parent), sorted(names)
 
 
