@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from metamixer.errors import MetamixerError
+from metamixer.printing import complain, note, say
 
 
 class Verb(NamedTuple):
@@ -69,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except MetamixerError as error:
-        print(f"metamixer: {error}", file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt as interrupt:
-        print("metamixer: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
@@ -107,18 +108,19 @@ def _sigterm_unwinds() -> Iterator[None]:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help(), file=sys.stdout if arguments else sys.stderr)
+        for line in _help().splitlines():
+            (say if arguments else note)(line)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from metamixer import __version__
 
-        print(f"metamixer {__version__}")
+        say(f"metamixer {__version__}")
         return 0
     name, *rest = arguments
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, 1)
         hint = f"did you mean {near[0]!r}?" if near else "see metamixer --help"
-        print(f"metamixer: unknown verb {name!r}; {hint}", file=sys.stderr)
+        complain(f"unknown verb {name!r}; {hint}")
         return 2
     verb = VERBS[name]
     function = getattr(import_module(verb.module), verb.function)

@@ -7,8 +7,6 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from tyro.conf import Positional, arg
@@ -16,6 +14,7 @@ from tyro.conf import Positional, arg
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.models import create_model, list_models
+from metamixer.printing import Table
 from metamixer.weights import list_weights
 
 
@@ -30,16 +29,16 @@ def models_command(pattern: Positional[Annotated[str, arg(metavar="PATTERN")]] =
         near = get_close_matches(pattern.strip("*?"), list_models(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise MetamixerError(f"no model's name matches {pattern!r}{hint}")
-    table = Table("model", "parameters (M)", "input size", "weights (default first)")
-    table.columns[1].justify = table.columns[2].justify = "right"
+    weights = "weights (default first)"
+    table = Table(("model", "parameters (M)", "input size", weights), left=(weights,))
     for name in names:
         tags = [weights.partition(".")[2] for weights in list_weights(name)]
         model = _without_memory(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         cfg = getattr(model, "pretrained_cfg", None)
         side = "–" if cfg is None else str(Preprocessing.of(cfg).image_size)  # other networks take no squares
-        table.add_row(name, f"{parameters / 1e6:.2f}", side, ", ".join(tags) or "–")
-    Console().print(table)
+        table.add(name, f"{parameters / 1e6:.2f}", side, ", ".join(tags) or "–")
+    table.show()
 
 
 def _without_memory(name: str) -> nn.Module:

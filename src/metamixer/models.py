@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -18,6 +17,7 @@ from torch import nn
 import metamixer.backbones  # noqa: F401  registers with timm
 from metamixer.errors import MetamixerError
 from metamixer.networks import NETWORKS, create_network
+from metamixer.printing import notices
 from metamixer.weights.checkpoint import Metadata, read_metadata
 from metamixer.weights.convert import arguments_of, infer_architecture
 from metamixer.weights.embedded import embedded_weights
@@ -25,7 +25,6 @@ from metamixer.weights.load import read_state
 from metamixer.weights.published import PUBLISHED, published_file
 from metamixer.weights.tags import list_weights
 
-notices = logging.getLogger("metamixer")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 

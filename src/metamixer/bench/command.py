@@ -10,15 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional, arg
 
 from metamixer.bench.latency import RUNTIMES, LatencyReport, LatencyRow, benchmark
 from metamixer.bench.published_top1 import published_top1
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
+from metamixer.printing import Table, say, working
 
 TABLES, PICTURES = (".csv", ".json"), (".png", ".svg", ".pdf")
 _BUSY = 0.5  # average load from which on other work has disturbed the times
@@ -51,14 +49,13 @@ def bench_command(
     """
     names = [*models, *_split(against)]
     _check_files(names, image_size, out, picture)
-    console = Console()
-    with console.status("Exporting and timing …"):
+    with working("Exporting and timing …"):
         report = benchmark(names, _split(runtimes), threads, batch, image_size, repeats)
     if report.rows:
-        console.print(latency_table(report.rows))
-    console.print(str(report.machine), style="dim", highlight=False)
+        latency_table(report.rows).show()
+    say(report.machine)
     if report.load is not None and report.load > _BUSY:
-        console.print(f"Other work was running (load average {report.load:.1f}): the times are worth little.")
+        say(f"Other work was running (load average {report.load:.1f}): the times are worth little.")
     if out is not None and report.rows:
         save_report(report, out)
     if picture is not None and any(row.top1 is not None for row in report.rows):
@@ -123,15 +120,13 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
         "parameters and MACs in millions, merged, transforms counted; top-1 on ImageNet as published; MB: peak memory "
         "on top of the runtime's own"
     )
-    result = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
-    result.add_column("model", overflow="fold")
-    for heading in ("size", "params", "MACs", "top-1", "runtime", "milliseconds", "MB"):
-        result.add_column(heading, justify="left" if heading == "runtime" else "right", no_wrap=True)
+    headings = ("model", "size", "params", "MACs", "top-1", "runtime", "milliseconds", "MB")
+    result = Table(headings, left=("runtime",), title=title, caption=caption, dense=True)
     named = None
     for row in rows:
         top1 = "–" if row.top1 is None else f"{row.top1:.1f}"
         facts = (row.model, f"{row.image_size}", f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e6:,.0f}", top1)
-        result.add_row(
+        result.add(
             *(facts if row.model != named else ("",) * len(facts)),
             row.runtime,
             f"{row.median_ms:.2f} ({row.low:.2f}–{row.high:.2f})",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from metamixer.data.annotations import find_problems
@@ -22,6 +19,7 @@ from metamixer.data.image_folder import class_folders, split_of
 from metamixer.data.pictures import decode_picture, pictures_below, read_bytes
 from metamixer.data.source import SPLIT_NAMES
 from metamixer.errors import MetamixerError
+from metamixer.printing import progress
 
 IMBALANCE = 10  # the largest class of a split is noted from so many times the smallest on
 SMALL = 16  # pixels: a shorter side below it is noted
@@ -181,9 +179,7 @@ def _files_below(root: Path) -> Iterable[Path]:
 
 def _read_all(folder: Path, files: list[_File], workers: int) -> list[_File]:
     loader = DataLoader(_Reader(folder, files), batch_size=32, num_workers=workers, collate_fn=list)
-    quiet = not sys.stderr.isatty()
-    shown = track(loader, "reading", console=Console(stderr=True), transient=True, disable=quiet)
-    return [file for batch in shown for file in batch]
+    return [file for batch in progress(loader, "reading") for file in batch]
 
 
 class _Reader(Dataset[_File]):

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from metamixer.data.check import CheckReport, check_folder
@@ -17,6 +15,7 @@ from metamixer.data.fetch import fetch
 from metamixer.data.files import replace_when_done
 from metamixer.data.public_sets import PUBLIC_SETS
 from metamixer.data.source import default_workers
+from metamixer.printing import Table, say
 
 SHOWN = 5  # examples of each finding; --json has all
 CLASSES_SHOWN = 30
@@ -37,18 +36,17 @@ class Fetch:
     keep_archives: bool = False
 
     def run(self) -> int:
-        console = Console()
         if self.name is None:
-            table = Table("name", "MB", "pictures")
+            table = Table(("name", "MB", "pictures"), left=("pictures",))
             for name, public in PUBLIC_SETS.items():
-                table.add_row(name, f"{sum(archive.size for archive in public.archives) / 1e6:.0f}", public.title)
-            console.print(table)
+                table.add(name, f"{sum(archive.size for archive in public.archives) / 1e6:.0f}", public.title)
+            table.show()
             return 0
         fetched = fetch(self.name, self.out, self.keep_archives)
         if fetched.was_there:
-            print(f"{fetched.folder} is there already")
+            say(f"{fetched.folder} is there already")
         else:
-            print(f"{fetched.folder}: {fetched.train} pictures in train, {fetched.val} in val")
+            say(f"{fetched.folder}: {fetched.train} pictures in train, {fetched.val} in val")
         return 0
 
 
@@ -75,7 +73,7 @@ class Check:
         if self.json is not None:
             with replace_when_done(self.json) as temporary:
                 temporary.write_text(json.dumps({"ok": report.ok, **asdict(report)}, indent=2) + "\n")
-        _show(report, Console())
+        _show(report)
         return 0 if report.ok else 1
 
 
@@ -91,12 +89,12 @@ def data_command(
     return action.run()
 
 
-def _show(report: CheckReport, console: Console) -> None:
+def _show(report: CheckReport) -> None:
     if report.counts:  # none where the pictures have annotations instead of classes
-        console.print(_classes(report))
+        _classes(report).show()
     common = ", ".join(f"{size} ({count})" for size, count in list(report.sizes.items())[:SHOWN])
     pictures = sum(report.sizes.values())
-    print(
+    say(
         f"{pictures} pictures, sides {report.shortest} to {report.longest} pixels, {report.bytes / 1e6:.1f} MB;"
         f" commonest: {common}"
     )
@@ -104,26 +102,24 @@ def _show(report: CheckReport, console: Console) -> None:
         for name, title in titles.items():
             found = getattr(report, name)
             if found:
-                print(f"{kind}: {title}: {len(found)}")
+                say(f"{kind}: {title}: {len(found)}")
                 for line in _lines(found)[:SHOWN]:
-                    print(f"  {line}")
+                    say(f"  {line}")
                 if len(found) > SHOWN:
-                    print(f"  … {len(found) - SHOWN} more")
-    print("nothing would stop or spoil a training" if report.ok else "a training would stop or be spoilt")
+                    say(f"  … {len(found) - SHOWN} more")
+    say("nothing would stop or spoil a training" if report.ok else "a training would stop or be spoilt")
 
 
 def _classes(report: CheckReport) -> Table:
     """Pictures by class and split."""
     splits = list(report.counts)
-    table = Table("class", *(split or "pictures" for split in splits))
+    table = Table(("class", *(split or "pictures" for split in splits)))
     classes = sorted({name for counts in report.counts.values() for name in counts})
     for name in classes[:CLASSES_SHOWN]:
-        table.add_row(name, *(str(report.counts[split].get(name, "")) for split in splits))
+        table.add(name, *(str(report.counts[split].get(name, "")) for split in splits))
     if len(classes) > CLASSES_SHOWN:
-        table.add_row(f"… {len(classes) - CLASSES_SHOWN} more", *("" for _ in splits))
-    table.add_row(
-        f"{len(classes)} classes", *(str(sum(report.counts[split].values())) for split in splits), style="bold"
-    )
+        table.add(f"… {len(classes) - CLASSES_SHOWN} more", *("" for _ in splits))
+    table.add(f"{len(classes)} classes", *(str(sum(report.counts[split].values())) for split in splits), bold=True)
     return table
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import logging
 import os
 import re
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,8 +17,8 @@ from filelock import FileLock
 from metamixer.data.files import open_regular
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANY_BYTES
+from metamixer.printing import Bar
 
-notices = logging.getLogger("metamixer")
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without an answer
 
@@ -110,15 +108,11 @@ def _fetch(url: str, part: Path) -> int | None:
 
 def _write(response: http.client.HTTPResponse, part: Path, resumed: bool, announced: int | None, url: str) -> int:
     """Append the answer to ``part`` (or start it anew); the bytes gained. A lost connection ends it early."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     gained = 0
     with (
         part.open("ab" if resumed else "wb") as file,
-        Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
+        Bar(url.rpartition("/")[2], announced, file.tell()) as bar,
     ):
-        task = progress.add_task(url.rpartition("/")[2], total=announced, completed=file.tell())
         while True:
             try:
                 chunk = response.read(CHUNK)
@@ -128,7 +122,7 @@ def _write(response: http.client.HTTPResponse, part: Path, resumed: bool, announ
                 return gained
             file.write(chunk)
             gained += len(chunk)
-            progress.advance(task, len(chunk))
+            bar.update(file.tell())
 
 
 def _check(url: str, part: Path, size: int | None, digests: dict[str, str | None]) -> None:

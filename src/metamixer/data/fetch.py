@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from metamixer.data.files import folder_when_done
 from metamixer.data.public_sets import PUBLIC_SETS, PublicSet
 from metamixer.data.source import Split
 from metamixer.errors import MetamixerError
+from metamixer.printing import progress
 
 SOURCE_FILE = "source.json"
 
@@ -71,19 +71,9 @@ def fetch(name: str, folder: str | Path | None = None, keep_archives: bool = Fal
 
 def _write(public: PublicSet, archives: list[Path], folder: Path) -> Counter[Split]:
     """Write the pictures and ``source.json`` into ``folder``; how many of each split."""
-    from rich.console import Console
-    from rich.progress import track
-
     counts: Counter[Split] = Counter()
     known = set()
-    pictures = track(
-        public.pictures(archives),
-        "unpacking",
-        total=sum(public.counts) if public.counts else None,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    pictures = progress(public.pictures(archives), "unpacking", sum(public.counts) if public.counts else None)
     for picture in pictures:
         if {"", ".", ".."} & {picture.class_name, picture.file_name} or "/" in picture.class_name + picture.file_name:
             raise MetamixerError(f"{archives[0]} names a class {picture.class_name!r}, which no folder can be called")

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from metamixer.bench.machine import Machine, this_machine
 from metamixer.bench.macs import count_macs
@@ -28,6 +26,7 @@ from metamixer.deploy.report import ExportReport, Runtime
 from metamixer.deploy.timing import Timing, time_interleaved, torch_threads
 from metamixer.errors import MetamixerError
 from metamixer.models import class_names, load_model
+from metamixer.printing import Table, say, working
 from metamixer.tasks.predict import predict
 from metamixer.weights.embedded import Embedded, embedded_weights
 
@@ -111,11 +110,10 @@ def run_demo(out: Path = Path("demo")) -> None:
     Args:
         out: folder for ``report.html``, ``report.png``, ``report.json`` and the exported models.
     """
-    console = Console()
-    with console.status("Predicting, exporting and timing …"):
+    with working("Predicting, exporting and timing …"):
         demo = make_demo(out)
-    console.print(_summary(demo))
-    console.print(f"The report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+    _summary(demo).show()
+    say(f"The report: {out / 'report.html'}")
 
 
 def make_demo(out: str | Path, weights: Mapping[str, Embedded] | None = None, repeats: int = REPEATS) -> Demo:
@@ -231,11 +229,10 @@ def _as_seen(picture: Image.Image, shipped: Embedded) -> Image.Image:
 
 
 def _summary(demo: Demo) -> Table:
-    result = Table(title="The shipped models on photographs, with one thread", title_justify="left")
-    for heading in ("model", "accuracy", "ONNX size", "max difference", "torch", "ONNX Runtime"):
-        result.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
+    headings = ("model", "accuracy", "ONNX size", "max difference", "torch", "ONNX Runtime")
+    result = Table(headings, title="The shipped models on photographs, with one thread")
     for model in demo.models:
-        result.add_row(
+        result.add(
             model.name,
             "–" if model.accuracy is None else f"{model.accuracy:.1f} %",
             f"{model.export.size_bytes / 1e6:.1f} MB",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from rich.console import Console
 from torch import Tensor, nn
 from tyro.conf import Positional, arg
 
@@ -41,11 +39,11 @@ from metamixer.deploy.timing import milliseconds, take_turns, torch_threads
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, Size
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
+from metamixer.printing import notices, say, working
 from metamixer.tasks.dense import load_any_model
 
 __all__ = ["TARGETS", "count_parameters", "export", "export_command", "target_module"]
 
-notices = logging.getLogger("metamixer")
 _CALIBRATION = 128  # pictures that int8 learns its ranges from, at most
 _OTHER_SIZES = 8  # pictures that a range of sizes is checked on at each size but the first
 _MERGE_CHECK = 2  # pictures that merging is checked on
@@ -238,12 +236,12 @@ def export_command(
                 raise
             left_out.setdefault(target, str(error))
     kind = "" if weights == "fp32" else f"-{weights}"
-    console, reports, failed = Console(), [], {}
+    reports, failed = [], {}
     for target in targets:
         if target in left_out:
             continue
         try:
-            with console.status(f"Exporting to {TARGETS[target].runtime} …"):
+            with working(f"Exporting to {TARGETS[target].runtime} …"):
                 report = export(
                     loaded, target, folder / f"{name}{kind}{TARGETS[target].suffix}", image_size, **vars(options),
                     pictures=pictures or (), calibration=calibration or (), name=name,
@@ -257,12 +255,12 @@ def export_command(
     if reports:
         r = reports[0]
         merged = merging_line(r.model, r.parameters_before, r.parameters_after, r.merge_difference)
-        console.print(merged, soft_wrap=True, highlight=False, markup=False)
-        console.print(table(reports))
+        say(merged)
+        table(reports).show()
     for report in reports:
-        console.print(f"{report.path} and {report_path(report.path)}: {report.format}", soft_wrap=True, highlight=False)
+        say(f"{report.path} and {report_path(report.path)}: {report.format}")
     for target, reason in left_out.items():
-        console.print(f"{target} was left out: {reason}", soft_wrap=True, highlight=False, markup=False)
+        say(f"{target} was left out: {reason}")
     if failed:
         reasons = "; ".join(f"{target}: {reason}" for target, reason in failed.items())
         raise MetamixerError(f"{len(failed)} of {len(failed) + len(reports)} exports failed: {reasons}")

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from metamixer.data.files import replace_when_done
 from metamixer.deploy.settings import Precision
+from metamixer.printing import Table
 
 # Float32 arithmetic in another order moves the logits by about 1e-6 of the largest; a wrong operator by far more.
 TOLERANCE = 1e-3
@@ -170,14 +169,10 @@ def table(reports: Sequence[ExportReport]) -> Table:
         f"difference: the largest on {first.count} inputs, and as a share of the largest value; load, torch and runtime"
         " in milliseconds"
     )
-    result = Table(
-        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, show_edge=False,
-        pad_edge=False, collapse_padding=True,
-    )  # fmt: skip
-    for heading in ("target", "MB", "difference", "share", "top-1", "load", "torch", "runtime"):
-        result.add_column(heading, justify="left" if heading == "target" else "right", no_wrap=True)
+    headings = ("target", "MB", "difference", "share", "top-1", "load", "torch", "runtime")
+    result = Table(headings, title=title, caption=caption, dense=True)
     for r in reports:
-        result.add_row(
+        result.add(
             r.target,
             f"{r.size_bytes / 1e6:.2f}",
             f"{r.max_abs_difference:.1e}" if r.ran else "not run",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,11 +25,10 @@ from metamixer.heads.semantic_fpn import SemanticFPN
 from metamixer.heads.ssdlite import SSDLite
 from metamixer.heads.upernet import UPerNet
 from metamixer.models import create_model, list_models
+from metamixer.printing import notices
 from metamixer.weights.checkpoint import Metadata, read_metadata
 from metamixer.weights.load import check_fit, read_network
 from metamixer.weights.released_dense import dense_to_our_layout
-
-notices = logging.getLogger("metamixer")
 
 
 @dataclass(frozen=True)

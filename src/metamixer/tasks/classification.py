@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 from torchvision.transforms.v2.functional import to_dtype
 
+from metamixer import printing
 from metamixer.backbones.base import DistilledHead
 from metamixer.data.memory import keep_in_memory
 from metamixer.data.mixing import mix
@@ -267,7 +266,6 @@ def evaluate_folder(
     """
     folder.transform = evaluation_transform(preprocessing)
     workers = default_workers() if workers is None else workers
-    quiet = progress is None or not sys.stdout.isatty()
 
     @torch.inference_mode()
     def sums(indices: range) -> tuple[int, int, float, int]:
@@ -275,8 +273,9 @@ def evaluate_folder(
         loader = PictureLoader(folder, batch_size, num_workers=workers, sampler=indices)
         correct1 = correct5 = count = 0
         loss = 0.0
+        batches = loader if progress is None else printing.progress(loader, progress)
         with evaluation_mode(model):
-            for pictures, labels in track(loader, progress or "", disable=quiet, transient=True):
+            for pictures, labels in batches:
                 labels = labels.to(device)
                 inputs = preprocessing.normalise(pictures.to(device)).contiguous(memory_format=torch.channels_last)
                 logits = model(inputs).float()

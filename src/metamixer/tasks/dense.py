@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, SegmentationModel
 from metamixer.heads.build import HEADS, build
 from metamixer.models import class_names, load_model
+from metamixer.printing import complain, say
 from metamixer.tasks.dense_inference import SegmentationInference, detect, read_ahead, segment
 from metamixer.tasks.dense_metrics import ClassMapMetrics, objects_found
 from metamixer.tasks.detection import evaluate_detection
@@ -104,15 +104,15 @@ def predict_files(
         try:
             if folder is not None and file.suffix.lower() in VIDEOS:
                 frames = predict_video(model, file, folder / f"{name}.mp4", image_size, score)
-                print(f"{file}: {frames} frames drawn")
+                say(f"{file}: {frames} frames drawn")
                 continue
             result = predict_dense(model, file, image_size, score)
         except MetamixerError as error:
-            print(f"metamixer: {error}", file=sys.stderr)
+            complain(error)
             failed += 1
             continue
         said.append(result.to_dict())
-        print(f"{file}: {_summary(result)}")
+        say(f"{file}: {_summary(result)}")
         if folder is not None:
             with replace_when_done(folder / f"{name}.png") as temporary:
                 result.draw().save(temporary, "PNG")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from tyro.conf import Positional, arg
 
@@ -17,6 +15,7 @@ from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
 from metamixer.models import class_names
+from metamixer.printing import Table
 from metamixer.tasks.classification import (
     VALIDATION_FOLDERS,
     default_device,
@@ -132,15 +131,15 @@ def evaluate_command(
     elif isinstance(network, KINDS):
         found = evaluate_data(network, data, split, time_column, small, views)
     if found is not None:
-        rows = Table("metric", model)
+        rows = Table(("metric", model))
         for name, value in found.items():
-            rows.add_row(name, str(value) if isinstance(value, int) else f"{value:.4f}")
-        Console().print(rows)
+            rows.add(name, str(value) if isinstance(value, int) else f"{value:.4f}")
+        rows.show()
         return
     metrics = evaluate(network, data, image_size, batch_size, workers, progress=True)
-    table = Table("model", "pictures", "top-1 %", "top-5 %", "loss")
-    table.add_row(model, str(metrics.count), f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}")
-    Console().print(table)
+    table = Table(("model", "pictures", "top-1 %", "top-5 %", "loss"))
+    table.add(model, str(metrics.count), f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}")
+    table.show()
 
 
 def _folder_for(model: nn.Module, root: Path) -> ImageFolder:

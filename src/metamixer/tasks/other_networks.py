@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from metamixer.data.time_series import Part
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
+from metamixer.printing import complain, say
 from metamixer.tasks.forecasting import evaluate_series, forecast
 from metamixer.tasks.point_clouds import VIEWS, evaluate_scenes, segment_cloud
 from metamixer.tasks.super_resolution import enlarge, evaluate_folder
@@ -138,9 +138,9 @@ def predict_files(
             for name, result in predict_file(network, file, views, time_column):
                 written = result.save(make_folder(out), f"{len(said) + 1:04}_{name}")
                 said.append(result.to_dict())
-                print(f"{file}: {', '.join(map(str, written))}")
+                say(f"{file}: {', '.join(map(str, written))}")
         except MetamixerError as error:
-            print(f"metamixer: {error}", file=sys.stderr)
+            complain(error)
             failed += 1
     if said:
         with replace_when_done(out / "predictions.json") as temporary:

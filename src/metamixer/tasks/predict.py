@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,6 @@ from typing import Annotated, Any
 import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from tyro.conf import Positional, arg
 
@@ -22,6 +19,7 @@ from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
 from metamixer.models import class_names
+from metamixer.printing import Table, complain
 from metamixer.tasks import other_networks
 from metamixer.tasks.classification import default_device
 from metamixer.tasks.dense import SURE, load_any_model, predict_dense, predict_files
@@ -145,7 +143,7 @@ def predict_command(
         try:
             result = predict(classifier, file, topk, image_size)
         except MetamixerError as error:
-            print(f"metamixer: {error}", file=sys.stderr)
+            complain(error)
             continue
         results.append(result)
         _print_table(result)
@@ -158,10 +156,10 @@ def predict_command(
 
 
 def _print_table(result: Prediction) -> None:
-    table = Table("class", "score", title=result.source, title_justify="left", title_style="bold", show_header=False)
+    table = Table(("class", "score"), title=result.source or "", header=False)
     for label, score in zip(result.labels, result.scores, strict=True):
-        table.add_row(str(label), f"{100 * score:5.1f} %")
-    Console().print(table)
+        table.add(label, f"{100 * score:.1f} %")
+    table.show()
 
 
 def _save_drawing(result: Prediction, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -15,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from metamixer.errors import MetamixerError
 from metamixer.models import list_models
 from metamixer.networks import NETWORKS
+from metamixer.printing import complain, say, say_lines
 from metamixer.tasks.classification import Classification
 from metamixer.train.config import TrainConfig
 from metamixer.train.dry_run import estimate, report
@@ -48,16 +48,16 @@ def train_command(arguments: Sequence[str]) -> int:
         description += "RECIPE is the name of a model, or one of\n" + "\n".join(f"  {name}" for name in list_recipes())
     config, dry = tyro.cli(command, prog="metamixer train", args=list(arguments), description=description)
     if dry:
-        print(report(config, estimate(config)))
+        say_lines(report(config, estimate(config)))
         return 0
     try:
         result = train(config)
     except TrainingInterruptedError as interrupted:
-        print(f"metamixer: {interrupted}", file=sys.stderr)
+        complain(interrupted)
         return interrupted.exit_code
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    print(f"best {result.metric} {result.value:.4g} in epoch {result.epoch}: {result.best}")
+    say(f"best {result.metric} {result.value:.4g} in epoch {result.epoch}: {result.best}")
     return 0
 
 

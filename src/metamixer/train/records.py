@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
+from metamixer.printing import Bar, note
 from metamixer.train.run import Row, Run
 
 STEPS_BETWEEN_EVENTS = 10
@@ -46,15 +46,7 @@ class Records:
         self.folder = folder
         self.active = active
         self.modules = [_module(name) for name in trackers] if active else []
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, disable=not (active and sys.stdout.isatty()))
-        self.line: TaskID = self.bar.add_task("", total=steps, completed=first_step, shown="")
+        self.bar = Bar(total=steps, done=first_step, active=active, stays=True, stream="stdout")
         if active:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -75,7 +67,7 @@ class Records:
             return
         total = sum(losses.values())
         shown = f"loss {total:.3f}  lr {lr:.2e}  {speed:.0f} samples/s  {memory:.1f} GiB"
-        self.bar.update(self.line, completed=step, description=title, shown=shown)
+        self.bar.update(step, title, shown)
         if step % STEPS_BETWEEN_EVENTS == 0:
             row = {"train/loss": total, "train/lr": lr, "train/samples_per_second": speed, "train/memory_gib": memory}
             if len(losses) > 1:
@@ -86,15 +78,14 @@ class Records:
         """An epoch is done; the last row is its own."""
         if not self.active:
             return
-        self.bar.console.print("  ".join(f"{name} {value:.5g}" for name, value in rows[-1].items()), soft_wrap=True)
-        sys.stdout.flush()
+        self.bar.say("  ".join(f"{name} {value:.5g}" for name, value in rows[-1].items()))
         write_metrics(self.folder / "metrics.csv", rows)
         self._log({f"epoch/{name}": value for name, value in rows[-1].items()}, step)
 
     def notes(self, sentences: Sequence[str]) -> None:
         """What the task has to say at the end."""
         for sentence in sentences if self.active else ():
-            print(sentence, file=sys.stderr)
+            note(sentence)
 
     def _log(self, row: Row, step: int) -> None:
         for name, value in row.items():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from metamixer.data.files import make_folder, replace_when_done
 from metamixer.data.source import default_workers
 from metamixer.errors import MetamixerError
+from metamixer.printing import note
 from metamixer.tasks.sharing import all_or_none, from_all, process
 from metamixer.train import checkpointing, distributed
 from metamixer.train.config import TrainConfig
@@ -201,10 +202,7 @@ def fit_to_data(config: TrainConfig, samples: int, processes: int) -> TrainConfi
     if samples < config.batch_size:
         lowered = samples // unit * unit
         if process() == 0:
-            print(
-                f"batch size lowered from {config.batch_size} to {lowered} of {samples} training samples",
-                file=sys.stderr,
-            )
+            note(f"batch size lowered from {config.batch_size} to {lowered} of {samples} training samples")
         config = replace(config, batch_size=lowered)
     if config.batch_size % unit:
         raise MetamixerError(

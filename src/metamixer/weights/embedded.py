@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from metamixer.errors import MetamixerError
+from metamixer.printing import notices
 from metamixer.weights.checkpoint import Metadata, read_metadata
 
 FOLDER = Path(__file__).parent / "embedded"
-notices = logging.getLogger("metamixer")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -16,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metamixer.errors import MetamixerError
+from metamixer.printing import notices
 from metamixer.weights.released import to_our_layout
-
-notices = logging.getLogger("metamixer")
 
 # Entries that may hold the weights; averaged ones come first, as in timm. CVNets and BasicSR have names of their own.
 WRAPPINGS = (

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Suppress, arg
 
 from metamixer.bench.race.grid import MIXERS, race
 from metamixer.bench.race.report import standings_table
 from metamixer.bench.race.task import RaceTask
+from metamixer.printing import complain, say
 from metamixer.train.config import TrainConfig
 from metamixer.train.interruption import TrainingInterruptedError
 
@@ -58,11 +57,10 @@ def race_command(arguments: Sequence[str]) -> int:
         try:
             result = race(training, mixers, seeds, same_parameters=same_parameters, threads=threads, rounds=rounds)
         except TrainingInterruptedError as interrupted:
-            print(f"metamixer: {interrupted}", file=sys.stderr)
+            complain(interrupted)
             return interrupted.exit_code
-        console = Console()
-        console.print(standings_table(result))
-        console.print(f"report: {Path(training.folder, 'report.html')}", style="dim", highlight=False, soft_wrap=True)
+        standings_table(result).show()
+        say(f"report: {Path(training.folder, 'report.html')}")
         return 0
 
     return tyro.cli(

@@ -18,6 +18,7 @@ from metamixer.bench.race.speed import Speed, measure
 from metamixer.bench.race.standings import Cell, RaceResult, standings
 from metamixer.data.files import make_folder
 from metamixer.errors import MetamixerError
+from metamixer.printing import say
 from metamixer.tasks.classification import Classification
 from metamixer.tasks.task import require
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
@@ -92,7 +93,7 @@ def race(
     total = seeds * len(found)
     for seed in range(training.seed, training.seed + seeds):
         for contender in found:
-            print(f"{contender.label}, seed {seed} ({len(cells) + 1} of {total})", flush=True)
+            say(f"{contender.label}, seed {seed} ({len(cells) + 1} of {total})")
             cells.append(_cell(training, contender, seed, folder))
         result = RaceResult(settings, counts, machine, threads, cells, standings(cells, speeds))
         write_report(result, folder)
@@ -124,7 +125,7 @@ def _speeds(path: Path, asked: dict[str, Any], measured: Callable[[], dict[str, 
     known = _read_json(path)
     if known is not None and known["asked"] == asked:
         return {label: Speed.from_dict(values) for label, values in known["speeds"].items()}
-    print("measuring size and speed", flush=True)
+    say("measuring size and speed")
     speeds = measured()
     write_json(path, {"asked": asked, "speeds": {label: asdict(speed) for label, speed in speeds.items()}})
     return speeds

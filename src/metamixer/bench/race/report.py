@@ -10,12 +10,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from metamixer.bench.race.figures import draw_curves, draw_pareto, styles
 from metamixer.bench.race.standings import RaceResult, Standing
 from metamixer.data.files import replace_when_done
 from metamixer.html_page import data_uri, render
+from metamixer.printing import Table
 
 # The settings that the page lists; race.json has all.
 _OF_LOOP = ("epochs", "batch_size", "opt", "lr", "sched", "warmup_epochs", "weight_decay", "clip_grad", "ema_decay")
@@ -61,11 +60,11 @@ def standings_table(result: RaceResult) -> Table:
     """The standings as a table for the terminal."""
     settings = result.settings
     title = f"{settings['model']}, {settings['epochs']} epochs, {_seeds(result)}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("mixer", "top-1 %", "behind", "parameters", "MACs", "training", "PyTorch", "ONNX Runtime"):
-        table.add_column(heading, justify="left" if heading == "mixer" else "right", overflow="fold")
+    headings = ("mixer", "top-1 %", "behind", "parameters", "MACs", "training", "PyTorch", "ONNX Runtime")
+    missing = sorted({s.speed.onnx_missing for s in result.standings if s.speed.onnx_missing})
+    table = Table(headings, title=title, caption=f"no ONNX Runtime: {'; '.join(missing)}" if missing else "")
     for s in result.standings:
-        table.add_row(
+        table.add(
             s.mixer,
             _spread(s.top1, s.top1_std),
             _behind(s, result),
@@ -75,9 +74,6 @@ def standings_table(result: RaceResult) -> Table:
             f"{s.speed.torch.median_ms:.2f} ms",
             "–" if s.speed.onnx is None else f"{s.speed.onnx.median_ms:.2f} ms",
         )
-    missing = {s.speed.onnx_missing for s in result.standings if s.speed.onnx_missing}
-    if missing:
-        table.caption = "no ONNX Runtime: " + "; ".join(sorted(missing))
     return table
 
 

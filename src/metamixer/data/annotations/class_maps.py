@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from metamixer.data.annotations.files import find_picture, in_threads, look_at
-from metamixer.data.annotations.records import Checker, ClassMaps, Fault, Kind, notices
+from metamixer.data.annotations.records import Checker, ClassMaps, Fault, Kind
 from metamixer.data.files import read_lines, read_text
 from metamixer.data.pictures import opened_picture, pictures_below, why_unreadable
 from metamixer.errors import MetamixerError
 from metamixer.limits import LIST_BYTES, NAMES_BYTES
+from metamixer.printing import notices
 
 VOID = 255  # the label of pixels that belong to no class, here and wherever class maps are met
 PICTURES = ("images", "image", "img", "leftImg8bit", "JPEGImages")

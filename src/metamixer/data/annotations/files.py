@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from metamixer.data.pictures import EXTENSIONS, opened_picture, read_picture, to_rgb, why_unreadable
 from metamixer.errors import MetamixerError
+from metamixer.printing import progress
 
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _THREADS = 8
@@ -59,9 +57,7 @@ def in_threads(do: Callable[[_Item], _Answer], items: list[_Item], what: str) ->
     """What ``do`` gives for every item; how far it has come is shown where a person looks on."""
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-        console, quiet = Console(stderr=True), not sys.stderr.isatty()
-        answers = pool.map(do, items)
-        return list(track(answers, what, len(items), console=console, transient=True, disable=quiet))
+        return list(progress(pool.map(do, items), what, len(items)))
 
 
 @lru_cache(1 << 20)

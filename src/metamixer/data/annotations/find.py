@@ -17,7 +17,6 @@ from metamixer.data.annotations.records import (
     ObjectSet,
     Policy,
     Problem,
-    notices,
     require_objects,
 )
 from metamixer.data.annotations.voc import read_voc
@@ -26,6 +25,7 @@ from metamixer.data.files import open_regular, read_lines, read_regular
 from metamixer.data.pictures import pictures_below
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANNOTATION_BYTES, LIST_BYTES, NAMES_BYTES, YAML_BYTES
+from metamixer.printing import notices
 
 Format = Literal["auto", "coco", "voc", "yolo"]
 Layout = Literal["coco", "voc", "yolo"]

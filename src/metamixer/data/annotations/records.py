@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from metamixer.data.annotations.shapes import fault_of_mask, fault_of_polygon
 from metamixer.errors import MetamixerError
-
-notices = logging.getLogger("metamixer")
+from metamixer.printing import notices
 
 Policy = Literal["raise", "drop", "clip"]
 """What to do about bad entries: refuse the data; leave them out; or cut boxes at the picture's edge and leave out what
