@@ -19,7 +19,7 @@ from metamixer.errors import MetamixerError
 from metamixer.networks import NETWORKS, create_network
 from metamixer.printing import notices
 from metamixer.weights.checkpoint import Metadata, read_metadata
-from metamixer.weights.convert import arguments_of, infer_architecture
+from metamixer.weights.convert import arguments_of, backbone_arguments, infer_architecture
 from metamixer.weights.embedded import embedded_weights
 from metamixer.weights.load import read_state
 from metamixer.weights.published import PUBLISHED, published_file
@@ -62,7 +62,7 @@ def create_model(
             if metadata.architecture != architecture:
                 raise MetamixerError(f"{file} belongs to {metadata.architecture}, not to {architecture}")
             overlay = {**metadata.pretrained_cfg(), **overlay}
-            kwargs = {**metadata.arguments, **kwargs}
+            kwargs = {**backbone_arguments(architecture, metadata, file), **kwargs}
     elif pretrained or (tag and pretrained is None):
         file = _weights_file(architecture, tag)
     if file is not None:

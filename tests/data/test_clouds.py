@@ -209,7 +209,7 @@ def test_files_that_are_no_scenes(tmp_path: Path) -> None:
     (tmp_path / "c.pth").write_bytes(b"nothing")
     torch.save([1, 2], tmp_path / "d.pth")
     scenes = Scenes(tmp_path)
-    with pytest.raises(MetamixerError, match=r"c.pth cannot be read as a dictionary of arrays"):
+    with pytest.raises(MetamixerError, match=r"c.pth is no file of torch.save"):
         scenes[0]
     with pytest.raises(MetamixerError, match=r"d.pth holds a list"):
         scenes[1]

@@ -212,7 +212,7 @@ def test_bad_input_is_one_sentence(released: Path, tmp_path: Path) -> None:
         ("does not fit semantic_fpn on casvit_m", {**semfpn, "backbone": "casvit_m"}),
         ("belongs to pspnet, not to deeplabv3", {"head": "deeplabv3", "checkpoint": ours}),
         ("holds pspnet on affnet_nano, not on affnet_et", {**pspnet, "backbone": "affnet_et"}),
-        ("cannot be read", {"head": "pspnet", "checkpoint": tmp_path / "none.pth"}),
+        ("no such file", {"head": "pspnet", "checkpoint": tmp_path / "none.pth"}),
     ):
         with pytest.raises(MetamixerError, match=expected):
             build(**kwargs)

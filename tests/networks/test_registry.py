@@ -71,7 +71,7 @@ def test_the_table_of_models_has_them(capsys: pytest.CaptureFixture[str]) -> Non
         ("ffnet_tsf", {"kernel_size": 50}, "kernels must be odd"),
         ("ffnet_tsf", {"lookback": 1}, "a lookback of 1"),
         ("ffnet_tsf", {"channels": 0}, "at least 1"),
-        ("ffnet_tsf", {"checkpoint": "nowhere.pth"}, "nowhere.pth cannot be read"),
+        ("ffnet_tsf", {"checkpoint": "nowhere.pth"}, "nowhere.pth: no such file"),
     ],
 )
 def test_what_cannot_be_created(name: str, kwargs: dict[str, object], message: str) -> None:

@@ -276,10 +276,10 @@ def test_settings_of_other_networks_are_refused(
 
 def test_half_precision_keeps_what_the_file_says(tmp_path: Path) -> None:
     network = create_network("ffnet_sr_nano", dim=8, depth=1, scale=4).eval()
-    save_network(network, tmp_path / "a.safetensors", {"made": "by a test"})
+    save_network(network, tmp_path / "a.safetensors", {"note": "by a test"})
     assert run("convert", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--half") == 0
     again = load_model(tmp_path / "b.safetensors").eval()
-    assert (again.scale, about(again), again.first.weight.dtype) == (4, {"made": "by a test"}, torch.float32)
+    assert (again.scale, about(again), again.first.weight.dtype) == (4, {"note": "by a test"}, torch.float32)
     assert torch.equal(again.first.weight, network.first.weight.half().float())
     sizes = [(tmp_path / name).stat().st_size for name in ("a.safetensors", "b.safetensors")]
     assert sizes[0] - sizes[1] == pytest.approx(2 * sum(p.numel() for p in network.parameters()), abs=100)

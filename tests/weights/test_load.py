@@ -178,7 +178,7 @@ def test_files_that_are_no_checkpoints(suffix: str, tmp_path: Path) -> None:
     refused(path, "is empty|no safetensors file")
     path.write_text("These are not the weights you are looking for.")
     refused(path, "is no checkpoint|no safetensors file")
-    refused(tmp_path, "cannot be read")
+    refused(tmp_path, "is a folder, not a checkpoint")
 
 
 @pytest.mark.parametrize("contents", [[torch.zeros(2)], {"epoch": 3}, torch.zeros(2)])

@@ -12,10 +12,12 @@ import torch
 from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates
 from timm.models import checkpoint_seq, register_notrace_module
 from timm.models._features import feature_take_indices
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from metamixer.mixers.aff import AdaptiveFrequencyFilter
-from metamixer.mixers.conv_norm import ParallelDepthwise
+from metamixer.mixers.conv_norm import ParallelDepthwise, affine_of
 from metamixer.mixers.dsm import DynamicSpectrumMixer
 from metamixer.mixers.framework import MetaMixer
 from metamixer.weights.load import load_into, read_state
@@ -103,6 +105,13 @@ class DistilledHead(ClassifierHead):
     def reset(self, num_classes: int, pool_type: str | None = None) -> None:
         super().reset(num_classes, pool_type)
         self.fc_dist = _beside(self.fc)
+
+    def merge_in_place(self) -> None:
+        """The average of two linear classifiers is one linear classifier."""
+        if isinstance(self.fc, nn.Linear) and isinstance(self.fc_dist, nn.Linear):
+            self.fc.weight.add_(self.fc_dist.weight).div_(2)
+            self.fc.bias.add_(self.fc_dist.bias).div_(2)
+            self.fc_dist = None
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Any:
         x = self.drop(self.global_pool(x))
@@ -254,6 +263,28 @@ class Backbone(nn.Module):
     def load_pretrained(self, path: str) -> None:
         """Load a checkpoint of any layout, see :func:`metamixer.weights.load.load_into`; timm calls it."""
         load_into(self, read_state(path), path)
+
+    @torch.jit.ignore
+    def merge_in_place(self) -> Self:
+        """Fold norms, parallel kernels, layer scales and linear chains, average two classifiers into one, and fold a
+        last norm into the classifier. Returns the network itself, which computes the same in evaluation mode alone.
+        """
+        reparameterize_model(self, inplace=True)
+        with torch.no_grad():
+            if isinstance(self.head, DistilledHead):
+                self.head.merge_in_place()
+            self._fold_final_norm()
+        return self
+
+    def _fold_final_norm(self) -> None:
+        """An affine map per channel commutes with averaging over positions, so it moves behind the pooling."""
+        fc = self.head.fc
+        averages = getattr(self.head.global_pool, "pool_type", "") == "avg"
+        if isinstance(self.final, nn.BatchNorm2d) and isinstance(fc, nn.Linear) and averages:
+            scale, shift = affine_of(self.final)
+            fc.bias.add_(fc.weight @ shift)
+            fc.weight.mul_(scale)
+            self.final = nn.Identity()
 
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -58,8 +59,11 @@ def require_stored(file: BinaryIO, name: str) -> None:
     that is compressed was made to fill the memory. What is no ZIP file passes."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
                 raise MetamixerError(f"{name} is compressed, which no file of torch.save is")
+            if sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END):
+                raise MetamixerError(f"{name} has parts that overlap, which no file of torch.save has")
     file.seek(0)
 
 

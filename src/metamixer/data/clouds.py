@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metamixer.data.archives import require_stored
-from metamixer.data.files import open_regular
 from metamixer.data.formats import names_in_npz, read_npy, read_npz
+from metamixer.data.pickles import load_pickle
+from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
 from metamixer.limits import CLOUD_BYTES, require_memory
 
@@ -229,30 +229,17 @@ def _arrays(path: Path) -> dict[str, NDArray]:
 
 def _dictionary(path: Path) -> dict[str, NDArray]:
     """A dictionary of arrays that ``torch.save`` wrote; nothing in it is run."""
-    from numpy._core import multiarray
-
-    # Under the names that NumPy 1 and NumPy 2 write.
-    functions = [
-        (getattr(multiarray, name), f"numpy.{package}.multiarray.{name}")
-        for name in ("_reconstruct", "scalar")
-        for package in ("core", "_core")
-    ]
-    kinds = [type(np.dtype(kind)) for kind in "?bhilBHILefd"]
-    try:
-        with (
-            open_regular(path, CLOUD_BYTES, "a dictionary of arrays") as file,
-            torch.serialization.safe_globals([*functions, np.ndarray, np.dtype, *kinds]),
-        ):
-            require_stored(file, str(path))
-            read: Any = torch.load(file, map_location="cpu", weights_only=True)
-            if isinstance(read, dict):
-                arrays = (np.ndarray, torch.Tensor)
-                return {key: np.asarray(value) for key, value in read.items() if isinstance(value, arrays)}
-    except MetamixerError:
-        raise
-    except Exception as error:  # damaged bytes make unpickling raise nearly anything
-        raise MetamixerError(f"{path} cannot be read as a dictionary of arrays ({_said(error)})") from None
+    read = load_pickle(path, CLOUD_BYTES, "a dictionary of arrays")
+    if isinstance(read, dict):
+        arrays = {key: value for key, value in read.items() if isinstance(value, np.ndarray)}
+        tensors = {key: value for key, value in read.items() if isinstance(value, torch.Tensor)}
+        return arrays | {key: _as_array(tensor) for key, tensor in plain_tensors(tensors, path).items()}
     raise MetamixerError(f"{path} holds a {type(read).__name__}, not a dictionary of arrays")
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray:
+    known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if known else tensor.float()).detach().numpy()
 
 
 def _range_scan(arrays: dict[str, NDArray], index: int, file: Path) -> tuple[dict[str, NDArray], _Names]:
@@ -273,10 +260,6 @@ def _wanted(arrays: dict[str, NDArray], key: str, where: object) -> NDArray:
     if key not in arrays:
         raise MetamixerError(f"{where} has no array {key!r} (it has {', '.join(arrays) or 'none'})")
     return arrays[key]
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
 
 
 # --- Grid cells ------------------------------------------------------------------------------------------------------

@@ -17,18 +17,24 @@ from torchvision.transforms.functional import InterpolationMode
 from metamixer.data.augment import jitter, rand_augment, three_augment, trivial_augment
 
 Interpolation = Literal["bilinear", "bicubic", "random"]
+CropMode = Literal["center", "squash"]
 Policy = Literal["none", "rand", "trivial", "three"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects: side in pixels, the part of the picture kept, mean and deviation per channel."""
+    """What a network expects: side in pixels, the part of the picture kept, mean and deviation per channel.
+
+    ``crop_mode`` tells how a picture of another shape becomes square: by cutting off what is beyond its "center", or
+    by a "squash", which keeps the whole picture and changes its proportions (``crop_pct`` still cuts, evenly).
+    """
 
     image_size: int
     crop_pct: float = 1.0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
+    crop_mode: CropMode = "center"
 
     @classmethod
     def of(cls, cfg: Any, image_size: int | None = None) -> Preprocessing:
@@ -39,6 +45,7 @@ class Preprocessing:
             mean=tuple(cfg["mean"]),
             std=tuple(cfg["std"]),
             interpolation=cfg["interpolation"],
+            crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
         )
 
     def normalise(self, pictures: Tensor) -> Tensor:
@@ -50,15 +57,18 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """PIL picture (or uint8 ``3 × H × W``) to uint8 ``3 × S × S``: resize the shorter side, crop the centre."""
+    """PIL picture (or uint8 ``3 × H × W``) to uint8 ``3 × S × S``: resize the shorter side, or both to the same
+    ("squash"), and crop the centre.
+    """
 
     preprocessing: Preprocessing
 
     def __call__(self, picture: Image.Image | Tensor) -> Tensor:
         pre = self.preprocessing
         pixels = pixels_of(picture) if isinstance(picture, Image.Image) else picture
-        shorter = round(pre.image_size / pre.crop_pct)
-        pixels = v2.functional.resize_image(pixels, [shorter], InterpolationMode(pre.interpolation), antialias=True)
+        side = round(pre.image_size / pre.crop_pct)
+        size = [side, side] if pre.crop_mode == "squash" else [side]  # one number is that of the shorter side
+        pixels = v2.functional.resize_image(pixels, size, InterpolationMode(pre.interpolation), antialias=True)
         return v2.functional.center_crop_image(pixels, [pre.image_size, pre.image_size])
 
 

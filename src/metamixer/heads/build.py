@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from metamixer.errors import MetamixerError
@@ -26,8 +27,9 @@ from metamixer.heads.ssdlite import SSDLite
 from metamixer.heads.upernet import UPerNet
 from metamixer.models import create_model, list_models
 from metamixer.printing import notices
+from metamixer.schemas import ARGUMENTS, made_by, parameters_of, validated, validated_arguments
 from metamixer.weights.checkpoint import Metadata, read_metadata
-from metamixer.weights.load import check_fit, read_network
+from metamixer.weights.load import COUNTERS, check_fit, check_size, read_network
 from metamixer.weights.released_dense import dense_to_our_layout
 
 
@@ -94,12 +96,11 @@ def build(
     file = None if checkpoint is None else Path(checkpoint).expanduser()
     metadata = _metadata_of(file, head)
     if metadata is not None:
-        said = dict(metadata.arguments)
-        held = said.pop("backbone", None)
+        held, said, inner = _checked_arguments(cast(Path, file), known, metadata)
         if backbone is not None and held not in (None, backbone.partition(".")[0]):
             raise MetamixerError(f"{file} holds {head} on {held}, not on {backbone}")
         backbone = backbone or held
-        backbone_kwargs = {**said.pop("backbone_kwargs", {}), **backbone_kwargs}
+        backbone_kwargs = {**inner, **backbone_kwargs}
         held_classes = said.pop("num_classes", None)
         num_classes = held_classes if num_classes is None else num_classes
         kwargs = {**said, **kwargs}
@@ -108,16 +109,11 @@ def build(
     if num_classes < 1:
         raise MetamixerError(f"num_classes must be 1 or more, not {num_classes}")
     _check_arguments(head, known.model, kwargs)
-    if "output_stride" in inspect.signature(known.model).parameters:
-        stride = kwargs.get("output_stride", 16)
-        if stride != 32:  # what every backbone has
-            backbone_kwargs.setdefault("output_stride", stride)
-    features = _make_backbone(name, False if file else pretrained, backbone_kwargs)
     try:
-        model = known.model(features, num_classes, **kwargs)
-    except MetamixerError as error:
+        model = _assemble(known.model, name, num_classes, False if file else pretrained, backbone_kwargs, kwargs)
+    except _UnfitBackboneError as error:
         raise MetamixerError(f"{head} on {name}: {error}") from None
-    cfg = getattr(features, "pretrained_cfg", {})
+    cfg: Mapping[str, Any] = getattr(model.backbone, "pretrained_cfg", {})
     _leave_unused_norms(model)
     side = known.model.default_size
     model.pretrained_cfg = {
@@ -148,6 +144,7 @@ def load_dense(model: DenseModel, state: Mapping[str, Tensor], source: str | Pat
     unchanged.
     """
     expected = model.state_dict()
+    state = {name: tensor for name, tensor in state.items() if name in expected or not name.endswith(COUNTERS)}
     fitted = {name: tensor for name, tensor in state.items() if name in expected or not name.startswith(model.optional)}
     said = []
     if len(fitted) < len(state):
@@ -191,12 +188,56 @@ def _metadata_of(file: Path | None, head: str) -> Metadata | None:
     return metadata
 
 
+def _assemble(
+    model: type[DenseModel],
+    backbone: str,
+    num_classes: int,
+    pretrained: bool | None,
+    backbone_kwargs: dict[str, Any],
+    kwargs: Mapping[str, Any],
+) -> DenseModel:
+    """The network; ``backbone_kwargs`` gets the output stride that the head wants."""
+    if "output_stride" in inspect.signature(model).parameters:
+        stride = kwargs.get("output_stride", 16)
+        if stride != 32:  # what every backbone has
+            backbone_kwargs.setdefault("output_stride", stride)
+    features = _make_backbone(backbone, pretrained, backbone_kwargs)
+    try:
+        return model(features, num_classes, **kwargs)
+    except MetamixerError as error:
+        raise _UnfitBackboneError(str(error)) from None
+
+
+class _UnfitBackboneError(MetamixerError):
+    """A backbone without the maps that a head needs."""
+
+
+def _checked_arguments(
+    file: Path, known: Head, metadata: Metadata
+) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """The backbone that a file of ours names, its head's arguments and its backbone's, neither wrong nor too large.
+
+    Raises MetamixerError where they are.
+    """
+    said = dict(metadata.arguments)
+    named, inner = said.pop("backbone", known.backbone), said.pop("backbone_kwargs", {})
+    backbone = validated(ARGUMENTS["backbone"], named, file, entry="arguments.backbone")
+    if backbone == "ffnet_seg":
+        constructor: Callable[..., Any] = FFNetSegBackbone
+    elif timm.is_model(backbone):
+        constructor = made_by(model_entrypoint(backbone))
+    else:
+        raise MetamixerError(f"{file} is on an unknown backbone, {backbone!r}")
+    inner = validated_arguments(inner, constructor, file, "arguments.backbone_kwargs")
+    said = validated_arguments(said, known.model, file)
+    rest = {name: value for name, value in said.items() if name != "num_classes"}
+    classes = said.get("num_classes", known.num_classes)
+    check_size(lambda: _assemble(known.model, backbone, classes, False, dict(inner), rest), file)
+    return backbone, said, inner
+
+
 def _check_arguments(head: str, model: type[DenseModel], kwargs: Mapping[str, Any]) -> None:
-    known: set[str] = set()
-    for cls in model.__mro__:  # a head that passes the rest on takes its parent's arguments too
-        if "__init__" in vars(cls) and issubclass(cls, DenseModel):
-            known |= set(inspect.signature(cls).parameters)
-    known -= {"backbone", "num_classes", "kwargs"}
+    known = parameters_of(model) - {"backbone", "num_classes"}
     for name in kwargs:
         if name not in known:
             near = get_close_matches(name, known, n=1)

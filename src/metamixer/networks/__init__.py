@@ -13,16 +13,15 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
 from metamixer.networks.forecasting import FFNetTSF
 from metamixer.networks.point_clouds import FFNetPoints
 from metamixer.networks.super_resolution import FFNetSR, tiled, upscale
-from metamixer.weights.load import load_into, read_network
+from metamixer.schemas import AboutClouds, AboutEntries, AboutSeries, validated, validated_arguments
+from metamixer.weights.checkpoint import Metadata, read_metadata, write_weights
+from metamixer.weights.load import check_size, load_into, read_network
 from metamixer.weights.released import to_our_layout
 
 __all__ = [
@@ -69,10 +68,9 @@ def create_network(name: str, checkpoint: str | Path | None = None, **kwargs: An
     """
     builder = NETWORKS[name]
     file = None if checkpoint is None else Path(checkpoint).expanduser()
-    written = {} if file is None else _written(file)
-    if written.get("architecture", name) != name:
-        raise MetamixerError(f"{file} belongs to {written['architecture']}, not to {name}")
-    kwargs = json.loads(written.get("arguments", "{}")) | kwargs
+    written = None if file is None else _written(file, name)
+    if written is not None:
+        kwargs = written.arguments | kwargs
     known = signature(builder).parameters
     unknown = [argument for argument in kwargs if argument not in known]
     if unknown:
@@ -84,7 +82,8 @@ def create_network(name: str, checkpoint: str | Path | None = None, **kwargs: An
             )
     network = builder(**kwargs)
     network.made_by = (name, kwargs)
-    network.about = json.loads(written.get("about", "{}"))
+    network.about = {} if written is None else written.about
+    _check_about(network, file)
     if file is not None:
         load_into(network, to_our_layout(read_network(file)), file)
     return network
@@ -105,21 +104,15 @@ def save_network(network: nn.Module, path: str | Path, about: Mapping[str, Any] 
     Args:
         network: the network.
         path: the file; it appears whole or not at all.
-        about: what its use needs beside the weights, such as the names of classes, as far as JSON can hold it; by
-            default what the network already carries (:func:`about`).
+        about: what its use needs beside the weights, such as the names of classes (:mod:`metamixer.schemas` lists the
+            entries of each kind of network), and a ``note``; by default what the network already carries
+            (:func:`about`).
 
-    Raises MetamixerError where the place cannot be written.
+    Raises MetamixerError where the place cannot be written, and for facts of another kind.
     """
     name, arguments = cast(tuple[str, dict[str, Any]], network.made_by)
-    metadata = {
-        "format": "pt",
-        "architecture": name,
-        "arguments": json.dumps(arguments),
-        "about": json.dumps(getattr(network, "about", {}) if about is None else dict(about)),
-    }
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    with replace_when_done(path) as temporary:
-        save_file(state, temporary, metadata)
+    facts = _about_of(name, getattr(network, "about", {}) if about is None else dict(about), path)
+    write_weights(network.state_dict(), path, Metadata(name, arguments=arguments, about=facts))
 
 
 def about(network: nn.Module) -> dict[str, Any]:
@@ -127,14 +120,34 @@ def about(network: nn.Module) -> dict[str, Any]:
     return getattr(network, "about", {})
 
 
-def _written(file: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; none for any other, which is read later with its weights."""
-    if file.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(file, framework="np") as opened:
-            return opened.metadata() or {}
-    except FileNotFoundError:
-        raise MetamixerError(f"{file}: no such file") from None
-    except (OSError, SafetensorError):
-        raise MetamixerError(f"{file} is cut short, damaged or no safetensors file") from None
+def _written(file: Path, name: str) -> Metadata | None:
+    """What a safetensors file of ours says, checked; nothing of any other, which is read later with its weights."""
+    written = read_metadata(file) if file.suffix == ".safetensors" else None
+    if written is None:
+        return None
+    if written.architecture != name:
+        raise MetamixerError(f"{file} belongs to {written.architecture}, not to {name}")
+    arguments = validated_arguments(written.arguments, NETWORKS[name], file)
+    check_size(lambda: NETWORKS[name](**arguments), file)
+    return Metadata(name, arguments=arguments, about=_about_of(name, written.about, file))
+
+
+def _about_of(name: str, facts: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """Facts that a network of that name can have. Raises MetamixerError for others."""
+    schema = next((schema for prefix, schema in _ABOUT.items() if name.startswith(prefix)), AboutEntries)
+    return validated(schema, json.dumps(facts), file, entry="about", json=True).model_dump(exclude_unset=True)
+
+
+def _check_about(network: nn.Module, file: Path | None) -> None:
+    """Raise MetamixerError for lists of another length than the network has variables or classes."""
+    wanted = {FFNetTSF: ("channels", ("columns", "mean", "deviation")), FFNetPoints: ("num_classes", ("classes",))}
+    count, names = wanted.get(type(network), ("", ()))
+    for name in names:
+        listed = about(network).get(name)
+        if listed is not None and len(listed) != getattr(network, count):
+            raise MetamixerError(
+                f"{file}: about.{name} has {len(listed)} entries where {count} is {getattr(network, count)}"
+            )
+
+
+_ABOUT: dict[str, type[AboutEntries]] = {"ffnet_tsf": AboutSeries, "ffnet_points": AboutClouds}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,11 +12,14 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from metamixer.data.files import replace_when_done
+from metamixer.data.files import replace_when_done, require_regular
+from metamixer.data.tensors import plain_tensors
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
+from metamixer.limits import CHECKPOINT_BYTES
+from metamixer.schemas import FileMetadata, validated
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,16 @@ class Metadata:
         architecture: the network's name, such as ``casvit_xs``.
         classes: names of the classes in the order of the logits, where known.
         preprocessing: what the network expects of a picture, where known.
-        arguments: keyword arguments of ``create_model`` beyond the defaults (``num_classes``, ``mixer`` …).
+        arguments: keyword arguments of ``create_model`` beyond the defaults (``num_classes``, ``mixer`` …); whoever
+            passes them on checks them first (:func:`metamixer.schemas.validated_arguments`).
+        about: what else the use of a network needs, of those that classify no pictures.
     """
 
     architecture: str
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """The fields of a timm ``pretrained_cfg`` that the metadata decides."""
@@ -51,6 +58,7 @@ class Metadata:
                 "mean": pre.mean,
                 "std": pre.std,
                 "interpolation": pre.interpolation,
+                "crop_mode": pre.crop_mode,
             }
         return cfg
 
@@ -66,25 +74,50 @@ def save_checkpoint(
 
     ``classes`` and ``preprocessing`` default to what the model's ``pretrained_cfg`` says; names that do not match the
     number of classes are left out. ``dtype`` (say ``torch.float16``) converts floating-point tensors. The file
-    appears whole or not at all. Raises MetamixerError where the place cannot be written.
+    appears whole or not at all. Raises MetamixerError where the place cannot be written, and for weights that cannot
+    (on the meta device, sparse, quantised …).
     """
-    state = {}
-    for name, tensor in model.state_dict().items():
-        converted = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        state[name] = converted.detach().cpu().contiguous()
     cfg = cast(dict[str, Any], model.pretrained_cfg)
     classes = cfg.get("label_names") if classes is None else classes
+    named = classes is not None and len(classes) == model.num_classes
     preprocessing = Preprocessing.of(cfg) if preprocessing is None else preprocessing
-    metadata: dict[str, str] = {
-        "format": "pt",
-        "architecture": cfg["architecture"],
-        "preprocessing": json.dumps(asdict(preprocessing)),
-        "arguments": json.dumps(_arguments(model)),
-    }
-    if classes is not None and len(classes) == model.num_classes:
-        metadata["classes"] = json.dumps(list(classes))
+    metadata = Metadata(
+        cfg["architecture"], tuple(cast(Sequence[str], classes)) if named else None, preprocessing, _arguments(model)
+    )
+    write_weights(model.state_dict(), path, metadata, dtype)
+
+
+def write_weights(
+    state: Mapping[str, Tensor], path: str | Path, metadata: Metadata, dtype: torch.dtype | None = None
+) -> None:
+    """Write tensors and what they say of themselves as one safetensors file, whole or not at all.
+
+    ``dtype`` converts floating-point tensors. Raises MetamixerError where the place cannot be written, for metadata
+    that could not be read again, and for tensors that are none on a device.
+    """
+    entries = _as_entries(metadata)
+    validated(FileMetadata, entries, path)
+    converted: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in plain_tensors(state, path).items():
+        changed = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        changed = changed.detach().cpu().contiguous()
+        storage = changed.untyped_storage().data_ptr()
+        converted[name] = changed.clone() if storage in storages else changed  # the format stores every tensor apart
+        storages.add(storage)
     with replace_when_done(path) as temporary:
-        save_file(state, temporary, metadata)
+        save_file(converted, temporary, entries)
+
+
+def _as_entries(metadata: Metadata) -> dict[str, str]:
+    entries = {"format": "pt", "architecture": metadata.architecture, "arguments": json.dumps(metadata.arguments)}
+    if metadata.classes is not None:
+        entries["classes"] = json.dumps(metadata.classes)
+    if metadata.preprocessing is not None:
+        entries["preprocessing"] = json.dumps(asdict(metadata.preprocessing))
+    if metadata.about:
+        entries["about"] = json.dumps(metadata.about)
+    return entries
 
 
 def _arguments(model: nn.Module) -> dict[str, Any]:
@@ -104,25 +137,32 @@ def _arguments(model: nn.Module) -> dict[str, Any]:
 def read_metadata(path: str | Path) -> Metadata | None:
     """What a checkpoint of our layout says of itself; None for a safetensors file that says nothing.
 
-    Reads the header alone. Raises MetamixerError for a file that is missing, cut short or no safetensors file.
+    Reads the header alone. Raises MetamixerError for a file that is missing, cut short or no safetensors file, and for
+    metadata that it cannot have.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            said = file.metadata() or {}
-    except FileNotFoundError:
-        raise MetamixerError(f"{path}: no such file") from None
-    except (OSError, SafetensorError):
-        raise MetamixerError(f"{path} is cut short, damaged or no safetensors file") from None
+    with open_weights(path) as file:
+        said = file.metadata() or {}
     if "architecture" not in said:
         return None
+    entries = validated(FileMetadata, said, path)
+    said_of_pictures = entries.preprocessing
+    preprocessing = None if said_of_pictures is None else Preprocessing(**said_of_pictures.model_dump())
+    return Metadata(entries.architecture, entries.classes, preprocessing, entries.arguments, entries.about)
+
+
+@contextmanager
+def open_weights(path: str | Path) -> Iterator[Any]:
+    """A safetensors file, opened. Raises MetamixerError where it is missing, cut short, damaged or none."""
+    require_regular(path, CHECKPOINT_BYTES, "a checkpoint")
     try:
-        classes = json.loads(said["classes"]) if "classes" in said else None
-        preprocessing = json.loads(said["preprocessing"]) if "preprocessing" in said else None
-        if preprocessing is not None:
-            preprocessing |= {key: tuple(preprocessing[key]) for key in ("mean", "std") if key in preprocessing}
-            preprocessing = Preprocessing(**preprocessing)
-        arguments = json.loads(said.get("arguments", "{}"))
-        return Metadata(said["architecture"], None if classes is None else tuple(classes), preprocessing, arguments)
-    except (TypeError, ValueError):
-        raise MetamixerError(f"{path} carries metadata that this version of metamixer cannot read") from None
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError):
+        raise MetamixerError(f"{path} is cut short, damaged or no safetensors file") from None
+
+
+def read_shapes(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by its own names, on the meta device: shapes alone, from the header."""
+    with open_weights(path) as file:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118

@@ -8,19 +8,18 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from timm.models import model_entrypoint
 from torch import Tensor
 
-from metamixer.data.files import replace_when_done
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
-from metamixer.weights.checkpoint import read_metadata, save_checkpoint
-from metamixer.weights.load import fit, load_into, read_state
+from metamixer.schemas import made_by, validated_arguments
+from metamixer.weights.checkpoint import Metadata, read_metadata, save_checkpoint, write_weights
+from metamixer.weights.load import check_size, fits, is_merged, load_into, read_network, read_state
 
 # Part of a key that every network of a family has and no other family's.
 _MARKS = {"affnet": ".fuse_maps.", "casvit": ".local_perception.", "ffnet": ".downsample.1.norm."}
+_KEPT = ("affnet", "casvit")  # merging keeps their marks
 
 
 def convert(source: Path, target: Path, model: str | None = None, half: bool = False) -> None:
@@ -38,41 +37,39 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
         raise MetamixerError(f"{target} must end in .safetensors")
-    if model is None and _is_of_another_kind(source):
-        _copy(source, target, half)
+    metadata = read_metadata(source) if source.suffix == ".safetensors" else None
+    half_or_as_it_is = torch.float16 if half else None
+    if model is None and metadata is not None and metadata.architecture not in timm.list_models():
+        # No backbone, but a detector, say, or a network for super-resolution: as it is.
+        write_weights(read_network(source), target, metadata, half_or_as_it_is)
         return
     state = read_state(source)
-    metadata = read_metadata(source) if source.suffix == ".safetensors" else None
     name = model or (metadata.architecture if metadata else None) or infer_architecture(state)
     if name is None:
         raise MetamixerError(f"{source} does not tell which network it belongs to; name it with --model")
     architecture, _, tag = name.partition(".")
     if name not in timm.list_models(include_tags=True) and architecture not in timm.list_models():
         raise MetamixerError(f"unknown model {name!r}")
-    arguments = arguments_of(state) | (metadata.arguments if metadata else {})
+    arguments = arguments_of(state)
+    if metadata is not None:
+        arguments |= backbone_arguments(architecture, metadata, source)
     network = timm.create_model(architecture, pretrained_cfg=tag or None, **arguments)
     load_into(network, state, source)
     preprocessing = metadata.preprocessing if metadata else None
     classes = metadata.classes if metadata else None
     preprocessing = preprocessing or Preprocessing.of(network.pretrained_cfg)
-    save_checkpoint(network, target, classes, preprocessing, torch.float16 if half else None)
+    save_checkpoint(network, target, classes, preprocessing, half_or_as_it_is)
 
 
-def _is_of_another_kind(source: Path) -> bool:
-    """Whether a file of ours holds what is no backbone: a detector, say, or a network for super-resolution."""
-    metadata = read_metadata(source) if source.suffix == ".safetensors" else None
-    return metadata is not None and metadata.architecture not in timm.list_models()
+def backbone_arguments(architecture: str, metadata: Metadata, file: Path) -> dict[str, Any]:
+    """What a file of ours says of its backbone's arguments, once it is known to be neither wrong nor too large.
 
-
-def _copy(source: Path, target: Path, half: bool) -> None:
-    """A file of ours as it is, what it says of itself included; in half precision if asked for."""
-    with safe_open(source, framework="pt") as file:
-        metadata = file.metadata()
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-    if half:
-        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    with replace_when_done(target) as temporary:
-        save_file(state, temporary, metadata)
+    Raises MetamixerError where it is.
+    """
+    entry = model_entrypoint(architecture)
+    arguments = validated_arguments(metadata.arguments, made_by(entry), file)
+    check_size(lambda: entry(**arguments), file)
+    return arguments
 
 
 def infer_architecture(state: Mapping[str, Tensor]) -> str | None:
@@ -84,14 +81,15 @@ def infer_architecture(state: Mapping[str, Tensor]) -> str | None:
     for name in timm.list_models():
         entry = model_entrypoint(name)
         package, _, family = entry.__module__.rpartition(".")
-        if not package.startswith("metamixer") or (family not in marked if marked else family in _MARKS):
+        if not package.startswith("metamixer") or (family not in marked if marked else family in _KEPT):
             continue
         try:
             with torch.device("meta"):  # shapes only
-                fit(entry(**arguments), state)
-        except (MetamixerError, TypeError):  # TypeError: the family does not know one of the arguments
+                network = entry(**arguments)
+        except TypeError:  # the family does not know one of the arguments
             continue
-        return name
+        if fits(network, state) or is_merged(network, state):
+            return name
     return None
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from metamixer.data.files import open_regular
+from metamixer.data.pickles import load_pickle
+from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
+from metamixer.limits import CHECKPOINT_BYTES
 from metamixer.printing import notices
-from metamixer.weights.released import to_our_layout
+from metamixer.weights.checkpoint import read_shapes
+from metamixer.weights.released import released_layout, to_our_layout
 
 # Entries that may hold the weights; averaged ones come first, as in timm. CVNets and BasicSR have names of their own.
 WRAPPINGS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "state_dict", "model", "model_state_dict", "params"
 )  # fmt: skip
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+MODULES = ("model.", "net.")  # what a LightningModule calls its network
 BACKBONES = ("backbone.", "encoder.")  # mmdetection and mmsegmentation, CVNets
+COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # of batch norms; thop leaves the others behind
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -36,10 +40,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises MetamixerError for a file that is missing, empty, cut short, no checkpoint, or that needs code to be run.
     """
     path = Path(path)
-    state = state_from(_read(path))
-    if not state:
-        raise MetamixerError(f"{path} holds no weights")
-    return state
+    return _some(state_from(_read(path)), path)
 
 
 def state_from(contents: Any, model: nn.Module | None = None) -> dict[str, Tensor]:
@@ -50,36 +51,28 @@ def state_from(contents: Any, model: nn.Module | None = None) -> dict[str, Tenso
 def read_network(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint file as :func:`read_state`, but of the whole network and by the file's own names."""
     path = Path(path)
-    state = unwrap_network(_read(path))
+    return _some(unwrap_network(_read(path)), path)
+
+
+def _some(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     if not state:
         raise MetamixerError(f"{path} holds no weights")
-    return state
+    return plain_tensors(state, path)
 
 
 def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise MetamixerError(f"{path} cannot be read ({error.strerror or error})") from None
+    with open_regular(path, CHECKPOINT_BYTES, "a checkpoint") as file:
+        head = file.read(9)
     if not head:
         raise MetamixerError(f"{path} is empty")
-    try:
-        # A safetensors file is the length of its header in eight bytes, then the header, which is JSON.
-        if path.suffix == ".safetensors" or head[8:] == b"{":
+    # A safetensors file is the length of its header in eight bytes, then the header, which is JSON.
+    if path.suffix == ".safetensors" or head[8:] == b"{":
+        try:
             return load_file(path)
-        if head.startswith((b"PK", b"\x80")):  # a zip archive since PyTorch 1.6, a pickle before
-            # timm's training checkpoints carry their command line as a Namespace, which runs nothing either.
-            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickles by other protocols: they are read, or refused below
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise MetamixerError(
-            f"{path} was not opened, because reading it could run code hidden in it; if you trust it, load it "
-            "elsewhere with torch.load(..., weights_only=False) and save only its state dict"
-        ) from None
-    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError):
-        raise MetamixerError(f"{path} is cut short or damaged") from None
+        except Exception:  # SafetensorError, and what its types raise that PyTorch lacks
+            raise MetamixerError(f"{path} is cut short or damaged") from None
+    if head.startswith((b"PK", b"\x80")):  # a zip archive since PyTorch 1.6, a pickle before
+        return load_pickle(path)
     raise MetamixerError(f"{path} is no checkpoint (neither safetensors nor PyTorch)")
 
 
@@ -88,23 +81,32 @@ def unwrap(contents: Any) -> dict[str, Tensor]:
     state = unwrap_network(contents)
     for prefix in BACKBONES:
         if any(name.startswith(prefix) for name in state):
-            return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+            return _below(prefix, state)
     return state
 
 
 def unwrap_network(contents: Any) -> dict[str, Tensor]:
     """The state dict inside a checkpoint's contents, without the prefixes of wrappers; empty where there is none."""
-    while isinstance(contents, Mapping):
+    seen: set[int] = set()
+    while isinstance(contents, Mapping) and id(contents) not in seen:  # one may hold itself
+        seen.add(id(contents))
         inner = [contents[name] for name in WRAPPINGS if isinstance(contents.get(name), Mapping)]
-        if not inner:
-            break
-        contents = inner[0]
+        if inner:
+            contents = inner[0]
     if not isinstance(contents, Mapping):
         return {}
     state = {str(name): tensor for name, tensor in contents.items() if isinstance(tensor, Tensor)}
     while state and any(name.startswith(WRAPPERS) for name in state):
         state = {_without(name, WRAPPERS): tensor for name, tensor in state.items()}
+    if released_layout(state) is None:  # FFNet's release for forecasting is such a module itself
+        for prefix in MODULES:
+            if any(name.startswith(prefix) for name in state):
+                return unwrap_network(_below(prefix, state))
     return state
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _without(name: str, prefixes: tuple[str, ...]) -> str:
@@ -116,12 +118,49 @@ def _without(name: str, prefixes: tuple[str, ...]) -> str:
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path = "the checkpoint") -> None:
     """Put weights, by our names, into a network, adapted as :func:`fit` says, with a notice in the log.
 
-    Raises MetamixerError where they do not fit; the model is then unchanged.
+    Weights of a merged network (:func:`metamixer.merge`) merge the model first, where it knows how
+    (``merge_in_place``). Raises MetamixerError where they do not fit; the model is then unchanged.
     """
+    if is_merged(model, state):
+        cast(Any, model).merge_in_place()
     fitted, said = fit(model, state, source)
     model.load_state_dict(fitted, strict=False)
     for notice in said:
         notices.warning("%s %s", source, notice)
+
+
+def is_merged(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether weights, by our names, fit a network when it is merged, and not as it is."""
+    if not hasattr(model, "merge_in_place") or fits(model, state):
+        return False
+    return fits(cast(Any, deepcopy(model).to("meta")).merge_in_place(), state)
+
+
+def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether :func:`fit` can adapt the weights."""
+    try:
+        fit(model, state)
+    except MetamixerError:
+        return False
+    return True
+
+
+def check_size(build: Callable[[], nn.Module], file: str | Path) -> None:
+    """Build a network as a safetensors file says, without memory for its weights, and compare it with the file's own.
+
+    Raises MetamixerError where it cannot be built, and where it has more than twice as many numbers as the file (a
+    merged network has fewer than it is built with): so much memory it shall not get.
+    """
+    held = sum(tensor.numel() for tensor in read_shapes(file).values())
+    try:
+        with torch.device("meta"):
+            built = sum(tensor.numel() for tensor in build().state_dict().values())
+    except MetamixerError as error:
+        raise MetamixerError(f"{file} cannot be what it says it is ({error})") from None
+    except Exception as error:  # whatever a constructor makes of numbers that do not go together
+        raise MetamixerError(f"{file} cannot be what it says it is ({' '.join(str(error).split())[:200]})") from None
+    if built > 2 * held + 1000:
+        raise MetamixerError(f"{file} says that it belongs to a network of {built} numbers, but holds {held}")
 
 
 def fit(
@@ -137,7 +176,7 @@ def fit(
     Raises MetamixerError for anything else that does not fit, naming the first few keys.
     """
     expected = model.state_dict()
-    state = {name: tensor for name, tensor in state.items() if name in expected or not _is_counter(name)}
+    state = {name: tensor for name, tensor in state.items() if name in expected or not name.endswith(COUNTERS)}
     headless = not any(name.startswith(("head.", "final.")) for name in state)
     said = [_adapt_input(model, state, expected), _adapt_heads(state, expected)]
     if headless:
@@ -152,12 +191,19 @@ def check_fit(
 ) -> None:
     """Raise MetamixerError, naming the first few keys, where names and shapes are not the expected ones."""
     names = {
-        "missing": [name for name in expected if name not in state and not _is_counter(name)],
+        "missing": [name for name in expected if name not in state and not name.endswith(COUNTERS)],
         "unexpected": [name for name in state if name not in expected],
         "misshapen": [
             f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
             for name, tensor in expected.items()
             if name in state and state[name].shape != tensor.shape
+        ],
+        "of another kind of numbers": [
+            f"{name} ({str(state[name].dtype).removeprefix('torch.')})"
+            for name, tensor in expected.items()
+            if name in state
+            and state[name].is_floating_point() != tensor.is_floating_point()
+            and not name.endswith(COUNTERS)
         ],
     }
     problems = []
@@ -167,10 +213,6 @@ def check_fit(
             problems.append(f"{problem}: {', '.join(found[:3])}{more}")
     if problems:
         raise MetamixerError(f"{source} does not fit {architecture} ({'; '.join(problems)})")
-
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
 
 
 def _keep_own(state: dict[str, Tensor], expected: Mapping[str, Tensor], prefix: str, lacks: str) -> str | None:
@@ -185,10 +227,10 @@ def _adapt_input(model: nn.Module, state: dict[str, Tensor], expected: Mapping[s
     from timm.models import adapt_input_conv
 
     name = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
-    if name not in state or name not in expected or state[name].ndim != 4:
+    if name not in state or name not in expected or state[name].ndim != 4 or not state[name].is_floating_point():
         return None
     held, wanted = state[name].shape[1], expected[name].shape[1]
-    if held == wanted:
+    if held == wanted or not held:
         return None
     state[name] = adapt_input_conv(wanted, state[name], base_chans=held)
     return f"was trained on {held} input channels: adapted to {wanted}"
@@ -201,6 +243,9 @@ def _adapt_heads(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> st
         return None
     if "head.fc.weight" not in heads:
         return _keep_own(state, expected, "head.", "no classifier")
+    if any(tensor.ndim == 0 for tensor in heads.values()):
+        state |= heads  # to be refused
+        return None
     held, wanted = len(heads["head.fc.weight"]), len(expected["head.fc.weight"])
     if held != wanted:
         return _keep_own(state, expected, "head.", f"a classifier of {held} classes, not {wanted}")
@@ -208,8 +253,11 @@ def _adapt_heads(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> st
     for part in ("weight", "bias"):
         one, two = f"head.fc.{part}", f"head.fc_dist.{part}"
         if two_held and not two_wanted:
-            heads[one] = (heads[one] + heads.pop(two)) / 2
-        elif two_wanted and not two_held:
+            second = heads.pop(two, None)
+            if one not in heads or second is None or heads[one].shape != second.shape:
+                continue  # to be refused
+            heads[one] = (heads[one] + second) / 2
+        elif two_wanted and not two_held and one in heads:
             heads[two] = heads[one]
     state |= heads
     if two_held and not two_wanted:

@@ -1,0 +1,319 @@
+"""What a file may say of itself: one schema for each format, checked before anything of it is used.
+
+Types are strict (``"3"`` is no number, ``true`` no 1), numbers finite and within bounds, unknown names refused. The
+formats are the metadata of safetensors files, the run folder of a training, and the cards of shipped weights; a
+format that is a dataclass written out (``bench.race``) is checked against the dataclass.
+"""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import Self, TypedDict
+
+from metamixer.errors import MetamixerError
+from metamixer.limits import MOST_CLASSES, Share, Side, Text
+
+#: How every file is read; dataclasses take it as ``__pydantic_config__``.
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+T = TypeVar("T")
+
+
+def validated(schema: type[T], value: Any, file: str | Path, *, entry: str = "", json: bool = False) -> T:
+    """A value from a file, as the schema (a pydantic model, or any type that pydantic knows) describes it.
+
+    Args:
+        schema: the type.
+        value: what the file holds; JSON as text or bytes with ``json``.
+        file, entry: the file, and where in it the value is, for the message.
+        json: parse the value first, with bounds on nesting and on digits.
+
+    Raises MetamixerError in one sentence that names the file, the entry, and what is allowed there.
+    """
+    adapter: TypeAdapter[T] = _adapter(cast(Hashable, schema))
+    try:
+        return adapter.validate_json(value) if json else adapter.validate_python(value)
+    except ValidationError as error:
+        raise MetamixerError(_sentence(error, file, entry)) from None
+    except RecursionError:
+        raise MetamixerError(f"{file} is nested too deeply") from None
+
+
+@lru_cache
+def _adapter(schema: Any) -> TypeAdapter:
+    return TypeAdapter(schema)
+
+
+def _sentence(error: ValidationError, file: str | Path, within: str) -> str:
+    """The first of the errors in words."""
+    first = error.errors(include_url=False)[0]
+    # What is no identifier or number names a branch of a union.
+    parts = [str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int)]
+    entry = ".".join([within, *parts] if within else parts)[:200]
+    where = f"{file}: {entry}" if entry else str(file)
+    kind, message = first["type"], first["msg"]
+    if kind == "extra_forbidden":
+        return f"{where} is no entry that is known there"
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind in ("json_invalid", "json_type"):
+        return f"{where} is no valid JSON ({message.partition(': ')[2] or message})"
+    message = message.replace("Input should", "should").replace("Value error, ", "")
+    return f"{where} {message[:1].lower() + message[1:]}, but is {_shown(first['input'])}"
+
+
+def _shown(value: object) -> str:
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 60
+    try:
+        return shortened.repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+class _Entries(BaseModel):
+    model_config = STRICT
+
+
+# --- Bounds ----------------------------------------------------------------------------------------------------------
+# Far above all that is in use, and low enough that checking costs little.
+
+WIDTH = 16_384  # channels
+STAGES = 16
+
+Width = Annotated[int, Field(ge=1, le=WIDTH)]
+Depth = Annotated[int, Field(ge=0, le=128)]  # blocks of a stage
+Kernel = Annotated[int, Field(ge=1, le=1023)]
+Factor = Annotated[float, Field(gt=0, le=256)]
+Length = Annotated[int, Field(ge=1, le=1_000_000)]  # of a series, and of lists of boxes
+Number = Annotated[float, Field(ge=-1e300, le=1e300)]
+Deviation = Annotated[float, Field(gt=0, le=1e300)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
+ClassName = Annotated[str, StringConstraints(max_length=4096)]
+ClassNames = Annotated[tuple[ClassName, ...], Field(max_length=MOST_CLASSES)]
+Numbers = Annotated[tuple[Number, ...], Field(min_length=1, max_length=WIDTH)]
+Deviations = Annotated[tuple[Deviation, ...], Field(min_length=1, max_length=WIDTH)]
+
+
+def _some(kind: Any, most: int = STAGES) -> Any:
+    return Annotated[tuple[kind, ...], Field(max_length=most)]
+
+
+# --- Metadata of safetensors files -----------------------------------------------------------------------------------
+
+
+class PreprocessingEntries(_Entries):
+    """``preprocessing``: the fields of :class:`metamixer.data.transforms.Preprocessing`."""
+
+    image_size: Side
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mean: Numbers = (0.485, 0.456, 0.406)
+    std: Deviations = (0.229, 0.224, 0.225)
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "bicubic"
+    crop_mode: Literal["center", "squash"] = "center"
+
+    @model_validator(mode="after")
+    def _resizes_to_a_bounded_side(self) -> Self:
+        if self.image_size / self.crop_pct > 2 * 8192:
+            raise ValueError("should crop more than that of a picture so large")
+        return self
+
+
+class AboutEntries(_Entries):
+    """``about``: what the use of a network needs beside its weights. Every kind of network has entries of its own."""
+
+    note: Text | None = None
+
+
+class AboutSeries(AboutEntries):
+    """Of a network for forecasting."""
+
+    split: Literal["auto", "ett_hour", "ett_minute", "ratio"] | None = None
+    time_column: Text | None = None
+    columns: Annotated[list[ClassName], Field(max_length=WIDTH)] | None = None
+    mean: Annotated[list[Number], Field(max_length=WIDTH)] | None = None
+    deviation: Annotated[list[Deviation], Field(max_length=WIDTH)] | None = None
+
+
+class AboutClouds(AboutEntries):
+    """Of a network for point clouds."""
+
+    classes: Annotated[list[ClassName], Field(max_length=MOST_CLASSES)] | None = None
+    features: Annotated[list[Text], Field(min_length=1, max_length=STAGES)] | None = None
+    grid: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    centre: bool | None = None
+
+
+class FileMetadata(_Entries):
+    """All metadata of a safetensors file of ours; what the arguments may be, the architecture says."""
+
+    format: Literal["pt"] = "pt"
+    architecture: Name
+    classes: Json[ClassNames] | None = None
+    preprocessing: Json[PreprocessingEntries] | None = None
+    arguments: Json[dict[Name, Any]] = Field(default_factory=dict, max_length=100)
+    about: Json[dict[Name, Any]] = Field(default_factory=dict, max_length=100)
+
+
+# --- Arguments of networks -------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any, several: bool = True) -> Any:
+    if several and isinstance(value, tuple) and len(value) <= STAGES:
+        return tuple(_plain(one, several=False) for one in value)
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and len(value) <= 100):
+        return value
+    if isinstance(value, int | float) and abs(value) <= WIDTH:  # which NaN is not
+        return value
+    raise ValueError(f"should be a number up to {WIDTH}, a short text, true, false, or a few of them")
+
+
+Plain = Annotated[Any, AfterValidator(_plain)]
+"""An argument of somebody else's mixer or network."""
+
+#: Every argument by which a file may shape a network of ours, whichever takes it. None of them names a file.
+ARGUMENTS: dict[str, Any] = {
+    # backbones
+    "dims": _some(Width),
+    "depths": _some(Depth),
+    "expansion": Factor,
+    "mlp_ratio": Factor,
+    "ffn_expansion": Factor,
+    "stem_dim": Width,
+    "output_stride": Literal[8, 16, 32],
+    "in_chans": Width,
+    "num_classes": Annotated[int, Field(ge=0, le=MOST_CLASSES)],
+    "global_pool": Literal["", "avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax",
+                           "fastcatavgmax"],
+    "drop_rate": Share,
+    "drop_path_rate": Share,
+    "proj_drop": Share,
+    "distilled": bool,
+    "feature_norms": bool,
+    "token_kernels": _some(Kernel),
+    "channel_kernel": Kernel,
+    "ffn_kernel": Kernel,
+    "layer_scale": Annotated[float, Field(ge=-1e6, le=1e6)] | None,
+    "mixer": Name | _some(Name),
+    "mixer_args": Annotated[dict[Name, Plain], Field(max_length=STAGES)] | None,
+    "dynamic": bool,
+    # heads
+    "backbone": Name,
+    "backbone_kwargs": Annotated[dict[Name, Any], Field(max_length=100)],
+    "channels": Width,
+    "head_channels": Width,
+    "auxiliary": bool,
+    "kernel": Kernel,
+    "depth": Depth,
+    "stds": _some(tuple[Factor, Factor, Factor, Factor]),
+    "convs": Depth,
+    "layers": Depth,
+    "hidden": Width,
+    "score_threshold": Share,
+    "overlap": Share,
+    "proposal_overlap": Share,
+    "candidates": Length,
+    "limit": Length,
+    "proposals": Length,
+    "samples": Length,
+    "kernels": _some(Kernel),
+    # other networks
+    "scale": Literal[2, 3, 4],
+    "dim": Width,
+    "large_init": bool,
+    "lookback": Length,
+    "horizon": Length,
+    "ffn_ratio": Annotated[int, Field(ge=1, le=256)],
+    "patch": Kernel,
+    "stride": Kernel,
+    "kernel_size": Kernel,
+    "small_kernel": Kernel,
+    "head_drop_rate": Share,
+    "in_channels": Width,
+    "enc_depths": _some(Depth),
+    "enc_channels": _some(Width),
+    "dec_depths": _some(Depth),
+    "dec_channels": _some(Width),
+}  # fmt: skip
+
+_FEATURES = {"out_indices": Annotated[tuple[Annotated[int, Field(ge=-STAGES, le=64)], ...], Field(max_length=STAGES)]}
+"""What ``features_only`` adds to a backbone's own arguments."""
+_USUAL = ("num_classes", "in_chans", "global_pool", "output_stride", "drop_rate", "drop_path_rate")
+"""What all networks of timm take, though few say so."""
+_NEVER = frozenset({"device", "dtype", "pretrained", "kwargs", "backbone"})
+"""Arguments of constructors that belong to the program that loads a file."""
+
+
+def validated_arguments(
+    arguments: Mapping[str, Any], constructor: Callable[..., Any], file: str | Path, entry: str = "arguments"
+) -> dict[str, Any]:
+    """A file's arguments of a network: those alone that its constructor takes, each of its type and in its range.
+
+    Args:
+        arguments: what the file says.
+        constructor: class or function that makes the network, ours or other people's, whose arguments are plain values.
+        file, entry: for the message.
+
+    Raises MetamixerError for an argument that the constructor does not take, and a value out of its range.
+    """
+    return dict(validated(_schema_of(constructor), tuples(arguments), file, entry=entry))
+
+
+@lru_cache
+def _schema_of(constructor: Callable[..., Any]) -> Any:
+    names = parameters_of(constructor) - _NEVER
+    if getattr(constructor, "__module__", "metamixer.").startswith(("metamixer.", "functools")):  # a partial's own
+        kinds = {name: ARGUMENTS[name] for name in names if name in ARGUMENTS}
+    else:
+        kinds = dict.fromkeys(names, Plain) | {name: ARGUMENTS[name] for name in _USUAL}
+    kinds |= _FEATURES
+    schema = TypedDict("Arguments", kinds, total=False)  # type: ignore[misc]
+    schema.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+    return schema
+
+
+def parameters_of(constructor: Callable[..., Any]) -> set[str]:
+    """Names of a constructor's arguments; a class that passes the rest on takes those of the next one too."""
+    if not inspect.isclass(constructor):
+        return set(inspect.signature(constructor).parameters)
+    names: set[str] = set()
+    for cls in constructor.__mro__:
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+            names |= {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+                break
+    return names - {"self"}
+
+
+def made_by(entry: Callable[..., Any]) -> Callable[..., Any]:
+    """The class of the network that a function registered with timm makes, as it is annotated; else the function."""
+    try:
+        made = get_type_hints(entry).get("return")
+    except NameError:  # an annotation for type checkers alone
+        return entry
+    return made if inspect.isclass(made) else entry
+
+
+def tuples(value: Any) -> Any:
+    """JSON has lists alone."""
+    if isinstance(value, Mapping):
+        return {name: tuples(inner) for name, inner in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
