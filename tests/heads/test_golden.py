@@ -137,7 +137,7 @@ def test_mask_rcnn_agrees_with_the_release(name: str, head: str) -> None:
         for key, found in zip(names, raw, strict=True):
             check(found, expected, key)
 
-        proposals, scores = model.propose(raw, 0, size)
+        [(proposals, scores)] = model.propose(raw, [size])
         wanted = expected["proposals0"]
         check_detections(
             (proposals, scores, torch.zeros(len(scores))), (wanted[:, :4], wanted[:, 4], np.zeros(len(wanted)))

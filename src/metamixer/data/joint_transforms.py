@@ -135,9 +135,15 @@ def augment_class_map(
     return picture.contiguous(), part.long().contiguous()
 
 
+def padded_size(size: Sequence[int], divisor: int = DIVISOR) -> tuple[int, int]:
+    """Height and width of a picture that is padded by itself, to multiples of ``divisor``; a batch may be larger."""
+    height, width = (math.ceil(int(side) / divisor) * divisor for side in size)
+    return height, width
+
+
 def pad_together(pictures: Sequence[Tensor], fill: Sequence[int], divisor: int = DIVISOR) -> Tensor:
     """Pictures ``3 × H × W`` as one batch, padded at the right and the bottom to multiples of ``divisor``."""
-    height, width = (math.ceil(max(p.shape[i] for p in pictures) / divisor) * divisor for i in (-2, -1))
+    height, width = padded_size([max(p.shape[i] for p in pictures) for i in (-2, -1)], divisor)
     colour = torch.tensor(fill, dtype=pictures[0].dtype)
     batch = colour[None, :, None, None].repeat(len(pictures), 1, height, width)
     for place, picture in zip(batch, pictures, strict=True):

@@ -32,6 +32,32 @@ def grid_anchors(around_zero: Tensor, size: Sequence[int], stride: float) -> Ten
     return (centres + around_zero).reshape(-1, 4)
 
 
+def per_anchor(level: Tensor, values: int) -> Tensor:
+    """A head's map ``B × (A · values) × H × W`` as ``B × (H · W · A) × values``, in the order of the anchors."""
+    return level.permute(0, 2, 3, 1).unflatten(3, (-1, values)).flatten(1, 3)
+
+
+def in_own_cells(
+    sizes: Sequence[Sequence[int]], strides: Sequence[int], per_cell: int, padded: Sequence[int]
+) -> Tensor:
+    """Which anchors of all levels, ``N``, bool, stand in cells of the picture, not of what pads it to the batch's size.
+
+    These are mmdetection's valid flags: a level's cells from the top left that cover ``padded`` pixels.
+
+    Args:
+        sizes: height and width of each level's map.
+        strides: of the levels.
+        per_cell: anchors in a cell.
+        padded: height and width of the picture as padded by itself.
+    """
+    flags = []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        rows = torch.arange(height) * stride < padded[0]
+        columns = torch.arange(width) * stride < padded[1]
+        flags.append((rows[:, None] & columns).flatten().repeat_interleave(per_cell))
+    return torch.cat(flags)
+
+
 def ssd_anchors(size: Sequence[int], small: float, large: float, ratios: Sequence[float]) -> Tensor:
     """``(height · width · (2 + 2 · ratios)) × 4`` boxes (centre x, centre y, width, height) as shares of the picture.
 

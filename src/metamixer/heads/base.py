@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import ConvNorm
 
 Size = tuple[int, int]
+Average = Literal["pixels", "labelled", "weights"]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class DenseModel(nn.Module):
                 for parameter in layer.parameters(recurse=False):
                     parameter.requires_grad_(False)
         if norms:
-            frozen += [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            frozen += [m for m in self.backbone.modules() if isinstance(m, BATCH_NORMS)]
         # By name: a layer may be replaced, as synchronised batch norms replace plain ones.
         self._frozen = {name for name, module in self.named_modules() if module in frozen}
         self.train(self.training)
@@ -195,29 +198,44 @@ class SegmentationModel(DenseModel):
     """A class per pixel; the first raw output holds the logits, ``B × classes × H/s × W/s``, the last one those of the
     auxiliary head where there is one.
 
+    Args:
+        averaged_over: what the loss is divided by: all ``"pixels"``, the ``"labelled"`` ones (mmsegmentation's
+            ``avg_non_ignore``), or the sum of their class ``"weights"``, which without weights is the same. By default
+            as the head's paper: mmsegmentation divides by all pixels, void ones too, CVNets by the weights.
+
     Attributes:
         class_weights: ``classes``, how much each counts in the loss; None for all alike.
         auxiliary_weight: how much the auxiliary head's loss counts.
+
+    Raises MetamixerError for another ``averaged_over``.
     """
 
     default_size = 512
     longest = 4.0
     align_corners: ClassVar[bool] = False
     """Whether logits are resized with the corner pixels' centres aligned."""
-    mean_over_void: ClassVar[bool] = True
-    """Whether void pixels count in the number by which the loss is divided, as in mmsegmentation."""
+    default_average: ClassVar[Average] = "pixels"
+    learnt: ClassVar[int] = 0
+    """Which raw output the loss looks at."""
     aux_head: nn.Module | None
     class_weights: Tensor | None
 
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, averaged_over: Average | None = None) -> None:
         super().__init__(backbone, num_classes)
+        self.averaged_over = self.default_average if averaged_over is None else averaged_over
+        if self.averaged_over not in get_args(Average):
+            raise MetamixerError(f"averaged_over must be one of {', '.join(get_args(Average))}, not {averaged_over!r}")
         self.register_buffer("class_weights", None, persistent=False)
         self.auxiliary_weight = 0.4
         self.aux_head = None
 
     def losses(self, raw: Sequence[Tensor], targets: Tensor, size: Size) -> dict[str, Tensor]:
-        """Cross-entropy at the input's resolution. ``targets``: int64, ``B × H × W``, class numbers or VOID."""
-        losses = {"segmentation": self._cross_entropy(raw[0], targets)}
+        """Cross-entropy at the input's resolution. ``targets``: int64, ``B × H × W``, class numbers or VOID.
+
+        A batch of nothing but void has a loss of 0, with gradients of 0. So it is in mmsegmentation; CVNets, which
+        divides by nothing then, gives NaN, which a training would not survive.
+        """
+        losses = {"segmentation": self._cross_entropy(raw[self.learnt], targets)}
         if self.aux_head is not None:
             losses["auxiliary"] = self.auxiliary_weight * self._cross_entropy(raw[-1], targets)
         return losses
@@ -225,9 +243,18 @@ class SegmentationModel(DenseModel):
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits = resize(logits.float(), targets.shape[-2:], self.align_corners)
         total = F.cross_entropy(logits, targets, self.class_weights, ignore_index=VOID, reduction="sum")
-        if self.mean_over_void:
-            return total / targets.numel()
-        return total / (targets != VOID).sum().clamp(min=1)
+        return total / self.divisor(targets)
+
+    def divisor(self, targets: Tensor) -> Tensor:
+        """What a sum over pixels becomes a mean by: a scalar, above 0; see ``averaged_over``."""
+        labelled = targets != VOID
+        if self.averaged_over == "pixels":
+            count = targets.new_tensor(targets.numel())
+        elif self.averaged_over == "weights" and self.class_weights is not None:
+            count = self.class_weights[targets[labelled]].sum()
+        else:
+            count = labelled.sum()
+        return torch.where(count > 0, count, 1)  # where nothing counts, the sum is 0
 
     @torch.no_grad()
     def postprocess(
@@ -312,7 +339,8 @@ def _layers_up_to(backbone: nn.Module, name: str) -> list[nn.Module]:
     layers: list[nn.Module] = []
     last = 0
     for path, module in backbone.named_modules():
-        if module._parameters or module._buffers or not module._modules:
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own or not any(True for _ in module.children()):
             layers.append(module)
             if any(path == one or path.startswith(f"{one}.") for one in wrapped):
                 last = len(layers)

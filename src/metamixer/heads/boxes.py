@@ -30,6 +30,12 @@ def decode_deltas(
     return moved if size is None else clip_boxes_to_image(moved, size)
 
 
+def clip_each(boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """``B × N × 4`` boxes clipped to pictures of ``B`` sizes (height and width)."""
+    edges = boxes.new_tensor([[width, height, width, height] for height, width in sizes]).reshape(-1, 1, 4)
+    return boxes.clamp(min=0).minimum(edges)
+
+
 def encode_deltas(boxes: Tensor, objects: Tensor, stds: Sequence[float] = (1, 1, 1, 1)) -> Tensor:
     """The deltas with which :func:`decode_deltas` makes ``objects`` of ``boxes``, both ``… × 4``."""
     centre, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]

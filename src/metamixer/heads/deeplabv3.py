@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -41,22 +43,35 @@ class DilatedSegmentation(SegmentationModel):
     Args:
         output_stride: stride of the last map.
         auxiliary: a second classifier on the map before the last, for training.
+        channels: width of the head; that of its paper by default.
+
+    Further arguments are those of :class:`~metamixer.heads.base.SegmentationModel`.
     """
 
     align_corners = True
-    mean_over_void = False  # CVNets divides by the pixels that count
+    default_average = "weights"
+    learnt = 1  # CVNets resizes what is enlarged already, where the picture's sides are no multiples of the stride
     classifiers = ("head.classifier", "aux_head.classifier")
     optional = ("aux_head.",)
+    default_channels: ClassVar[int]
 
-    def __init__(self, backbone: nn.Module, num_classes: int, output_stride: int = 16, auxiliary: bool = False) -> None:
-        super().__init__(backbone, num_classes)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        output_stride: int = 16,
+        auxiliary: bool = False,
+        channels: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, num_classes, **kwargs)
         self.output_stride = output_stride
         before, last = last_levels(backbone, 2)
-        self.head = self.make_head(last)
+        self.head = self.make_head(last, channels or self.default_channels)
         if auxiliary:
             self.aux_head = AuxiliaryHead(before, max(before // 4, 128), num_classes, nn.SiLU())
 
-    def make_head(self, in_channels: int) -> nn.Module:
+    def make_head(self, in_channels: int, channels: int) -> nn.Module:
         raise NotImplementedError
 
     def forward_raw(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -70,5 +85,7 @@ class DilatedSegmentation(SegmentationModel):
 class DeepLabV3(DilatedSegmentation):
     __doc__ = DilatedSegmentation.__doc__
 
-    def make_head(self, in_channels: int) -> nn.Module:
-        return DeepLabV3Head(in_channels, 256, self.num_classes)
+    default_channels = 256
+
+    def make_head(self, in_channels: int, channels: int) -> nn.Module:
+        return DeepLabV3Head(in_channels, channels, self.num_classes)

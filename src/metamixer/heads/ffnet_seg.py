@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models._features import FeatureInfo
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from metamixer.backbones.base import ScaledResidual, Stage, drop_path_rates
@@ -139,6 +140,8 @@ class FFNetSeg(SegmentationModel):
 
     Args:
         channels, depth, kernel, expansion: of the head's blocks.
+
+    Further arguments are those of :class:`~metamixer.heads.base.SegmentationModel`.
     """
 
     classifiers = ("head.classifier",)
@@ -151,8 +154,9 @@ class FFNetSeg(SegmentationModel):
         depth: int = 3,
         kernel: int = 9,
         expansion: float = 4.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, num_classes)
+        super().__init__(backbone, num_classes, **kwargs)
         self.places, widths = levels_at(backbone, STRIDES)
         self.head = FFNetSegHead(widths, num_classes, channels, depth, kernel, expansion)
 

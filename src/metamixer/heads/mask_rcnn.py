@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from metamixer.data.joint_transforms import padded_size
 from metamixer.errors import MetamixerError
-from metamixer.heads.anchors import anchors_around_zero, grid_anchors
+from metamixer.heads.anchors import anchors_around_zero, grid_anchors, in_own_cells, per_anchor
 from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at, normal_init
-from metamixer.heads.boxes import decode_deltas, encode_deltas, has_area, rescaled, strongest
+from metamixer.heads.boxes import clip_each, decode_deltas, encode_deltas, has_area, rescaled, strongest
 from metamixer.heads.fpn import FeaturePyramid
-from metamixer.heads.matching import Objects, assign, draw
+from metamixer.heads.matching import BACKGROUND, Objects, assign, at_least_one_each, draw
 from metamixer.mixers.conv_norm import ConvNorm
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -179,9 +180,9 @@ class MaskRCNN(DenseModel):
 
     @torch.no_grad()
     def propose(
-        self, raw: Sequence[Tensor], picture: int, size: Size, candidates: int | None = None, limit: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Boxes ``R × 4`` in pixels that may hold an object, the likeliest first, and their scores ``R``.
+        self, raw: Sequence[Tensor], sizes: Sequence[Size], candidates: int | None = None, limit: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each picture boxes ``R × 4`` in pixels that may hold an object, the likeliest first, and scores ``R``.
 
         Of each level the best ``candidates`` are looked at, and ``limit`` are kept; both are ``proposals`` by default.
         """
@@ -190,18 +191,18 @@ class MaskRCNN(DenseModel):
         boxes, scores, levels = [], [], []
         levels_raw = zip(self.anchors(raw), raw[n : 2 * n], raw[2 * n :], strict=True)
         for i, (around, logits, deltas) in enumerate(levels_raw):
-            score = logits[picture].permute(1, 2, 0).flatten().sigmoid()
-            best, order = score.sort(descending=True, stable=True)
-            best, order = best[:candidates], order[:candidates]
-            moved = decode_deltas(around[order], deltas[picture].permute(1, 2, 0).reshape(-1, 4)[order], size)
+            best, order = per_anchor(logits, 1)[..., 0].sigmoid().sort(dim=1, descending=True, stable=True)
+            best, order = best[:, :candidates], order[:, :candidates]
+            moves = per_anchor(deltas, 4).gather(1, order[..., None].expand(-1, -1, 4))
+            boxes.append(clip_each(decode_deltas(around[order], moves, None), sizes))
+            scores.append(best)
+            levels.append(torch.full_like(order[0], i) if len(order) else order.new_zeros(0))
+        level, proposals = torch.cat(levels), []
+        for moved, score in zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), strict=True):
             kept = has_area(moved)
-            boxes.append(moved[kept])
-            scores.append(best[kept])
-            levels.append(torch.full_like(order[kept], i))
-        found, score, _ = strongest(
-            torch.cat(boxes), torch.cat(scores), torch.cat(levels), self.proposal_overlap, limit
-        )
-        return found, score
+            found, best, _ = strongest(moved[kept], score[kept], level[kept], self.proposal_overlap, limit)
+            proposals.append((found, best))
+        return proposals
 
     def losses(self, raw: Sequence[Tensor], targets: Sequence[Objects], size: Size) -> dict[str, Tensor]:
         """Losses of the proposals and of every stage's classes, boxes and masks.
@@ -210,10 +211,7 @@ class MaskRCNN(DenseModel):
         """
         losses = self.proposal_losses(raw, targets)
         pictures = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
-        proposals = [
-            self.propose(raw, i, picture, candidates=2000, limit=self.train_proposals)[0]
-            for i, picture in enumerate(pictures)
-        ]
+        proposals = [boxes for boxes, _ in self.propose(raw, pictures, 2000, self.train_proposals)]
         maps = raw[: len(ROI_STRIDES)]
         for stage in range(len(self.stds)):
             samples = [
@@ -233,44 +231,52 @@ class MaskRCNN(DenseModel):
     def proposal_losses(self, raw: Sequence[Tensor], targets: Sequence[Objects]) -> dict[str, Tensor]:
         """Cross-entropy of the objectness and L1 of the deltas of 256 anchors a picture, half of them positive at most.
 
-        Positive from an overlap of 0.7 on, background below 0.3; an object keeps its best anchors from 0.3 on.
+        Positive from an overlap of 0.7 on, background below 0.3; an object keeps its best anchors from 0.3 on. Both
+        losses are over the positives and negatives drawn, of each at least one a picture. Anchors in the padding that a
+        picture owes to larger ones of its batch are not learnt from.
         """
         n = len(STRIDES)
         anchors = torch.cat(self.anchors(raw))
-        logits = torch.cat([one.permute(0, 2, 3, 1).flatten(1) for one in raw[n : 2 * n]], dim=1).float()
-        deltas = torch.cat([one.permute(0, 2, 3, 1).reshape(len(one), -1, 4) for one in raw[2 * n :]], dim=1).float()
+        logits = torch.cat([per_anchor(one, 1)[..., 0] for one in raw[n : 2 * n]], dim=1).float()
+        deltas = torch.cat([per_anchor(one, 4) for one in raw[2 * n :]], dim=1).float()
         objectness = moves = logits.new_zeros(())
-        drawn = 0
+        sizes = [one.shape[-2:] for one in raw[:n]]
+        positives, negatives = [], []
         for i, target in enumerate(targets):
-            learnt = torch.arange(len(anchors), device=anchors.device)
-            if not self.anchors_outside:
-                height, width = target["size"].tolist()
-                edges = anchors.new_tensor([width, height])
-                inside = ((anchors[:, :2] >= 0) & (anchors[:, 2:] < edges)).all(dim=1)
-                learnt = learnt[inside] if inside.any() else learnt
-            matched = assign(anchors[learnt], target["boxes"], 0.7, 0.3, rescue=0.3)
+            learnt = self._learnt_anchors(anchors, sizes, target)
+            matched = assign(anchors, target["boxes"], 0.7, 0.3, rescue=0.3, among=learnt)
             positive, negative = draw(matched, 256, 0.5)
-            here = learnt[torch.cat([positive, negative])]
+            here = torch.cat([positive, negative])
             wanted = (torch.arange(len(here), device=here.device) < len(positive)).float()
             objectness = objectness + F.binary_cross_entropy_with_logits(logits[i, here], wanted, reduction="sum")
-            at = learnt[positive]
-            move = encode_deltas(anchors[at], target["boxes"][matched[positive]])
-            moves = moves + F.smooth_l1_loss(deltas[i, at], move, reduction="sum", beta=self.proposal_beta)
-            drawn += len(here)
-        return {"objectness": objectness / max(drawn, 1), "proposals": moves / max(drawn, 1)}
+            move = encode_deltas(anchors[positive], target["boxes"][matched[positive]])
+            moves = moves + F.smooth_l1_loss(deltas[i, positive], move, reduction="sum", beta=self.proposal_beta)
+            positives.append(len(positive))
+            negatives.append(len(negative))
+        count = at_least_one_each(positives) + at_least_one_each(negatives)
+        return {"objectness": objectness / count, "proposals": moves / count}
+
+    def _learnt_anchors(self, anchors: Tensor, sizes: Sequence[Sequence[int]], target: Objects) -> Tensor:
+        """``N``, bool; without anchors outside a picture too small to hold one learns from those of its cells."""
+        height, width = target["size"].tolist()
+        own = in_own_cells(sizes, STRIDES, len(RATIOS), padded_size((height, width))).to(anchors.device)
+        if self.anchors_outside:
+            return own
+        edges = anchors.new_tensor([width, height])
+        inside = own & ((anchors[:, :2] >= 0) & (anchors[:, 2:] < edges)).all(dim=1)
+        return inside if inside.any() else own
 
     @torch.no_grad()
     def draw_samples(self, proposals: Tensor, target: Objects, stage: int) -> Samples:
         """Some of a picture's proposals and true boxes, a quarter of them positive at most; positive ones first."""
-        height, width = target["size"].tolist()
+        threshold, given = self.positive_from[stage], len(target["boxes"])
+        # Each true box is its own object's; the proposals are assigned without them, or no object would keep its best.
+        matched = assign(proposals, target["boxes"], threshold, threshold, self.rescue)
+        matched = torch.cat([torch.arange(given, device=matched.device), matched])
         boxes = torch.cat([target["boxes"], proposals])
         if not len(boxes):  # a head must see something, or its weights would have no gradient
-            boxes = proposals.new_tensor([[0.0, 0.0, width, height]])
-        threshold = self.positive_from[stage]
-        matched = assign(boxes, target["boxes"], threshold, threshold, self.rescue)
-        # mmdetection assigns the proposals first and then adds the true boxes, each its own object's
-        given = len(target["boxes"])
-        matched[:given] = torch.arange(given, device=boxes.device)
+            height, width = target["size"].tolist()
+            boxes, matched = proposals.new_tensor([[0.0, 0.0, width, height]]), matched.new_tensor([BACKGROUND])
         positive, negative = draw(matched, self.samples, 0.25)
         taken = torch.cat([positive, negative])
         labels = torch.full_like(taken, self.num_classes)
@@ -325,7 +331,10 @@ class MaskRCNN(DenseModel):
         pictures: Sequence[Size],
         stds: Stds,
     ) -> list[Tensor]:
-        """The next stage's proposals: the samples moved by the deltas of their class, true boxes left out."""
+        """The next stage's proposals: the samples moved by the deltas of their class, true boxes left out.
+
+        As in mmdetection a box stays even where clipping leaves it no area: it is background to the next stage.
+        """
         proposals = []
         counts = [len(sample.boxes) for sample in samples]
         for sample, size, words, moves in zip(
@@ -334,15 +343,13 @@ class MaskRCNN(DenseModel):
             background = sample.labels == self.num_classes
             labels = torch.where(background, words[:, :-1].argmax(1), sample.labels)
             own = moves[torch.arange(len(labels), device=labels.device), labels].float()
-            moved = decode_deltas(sample.boxes, own, size, stds)[~sample.given]
-            proposals.append(moved[has_area(moved)])
+            proposals.append(decode_deltas(sample.boxes, own, size, stds)[~sample.given])
         return proposals
 
     @staticmethod
     def roi_features(maps: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
         """``R × in × side × side`` from the level that suits each box's area; maps of one picture, ``1 × in × …``."""
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        level = (area.sqrt() / 56 + 1e-6).log2().floor().clamp(0, len(ROI_STRIDES) - 1)
+        level = roi_levels(boxes)
         features = boxes.new_zeros(len(boxes), maps[0].shape[1], side, side)
         for i, stride in enumerate(ROI_STRIDES):
             here = (level == i).nonzero()[:, 0]
@@ -391,9 +398,8 @@ class MaskRCNN(DenseModel):
     ) -> list[Detections]:
         check_sizes(raw[0], sizes)
         results = []
-        for i, size in enumerate(sizes):
+        for i, (size, (proposals, _)) in enumerate(zip(sizes, self.propose(raw, sizes), strict=True)):
             maps = [level[i : i + 1] for level in raw[: len(ROI_STRIDES)]]
-            proposals, _ = self.propose(raw, i, size)
             boxes, scores, labels = self.detect(self.box_stages(maps, proposals, size), size)
             logits = self.mask_logits(maps, boxes)
             own = own_masks(logits, labels)
@@ -401,6 +407,12 @@ class MaskRCNN(DenseModel):
                 boxes, size = rescaled(boxes, size, originals[i]), originals[i]
             results.append(Detections(boxes, scores, labels, paste_masks(own, boxes, size)))
         return results
+
+
+def roi_levels(boxes: Tensor) -> Tensor:
+    """``R``: the places in ROI_STRIDES of the maps that the heads see ``R × 4`` boxes on (arXiv 1612.03144, eq. 1)."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (area.sqrt() / 56 + 1e-6).log2().floor().clamp(0, len(ROI_STRIDES) - 1)
 
 
 def own_masks(logits: Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -35,5 +35,7 @@ class PSPHead(nn.Module):
 class PSPNet(DilatedSegmentation):
     __doc__ = DilatedSegmentation.__doc__
 
-    def make_head(self, in_channels: int) -> nn.Module:
-        return PSPHead(in_channels, 512, self.num_classes)
+    default_channels = 512
+
+    def make_head(self, in_channels: int, channels: int) -> nn.Module:
+        return PSPHead(in_channels, channels, self.num_classes)

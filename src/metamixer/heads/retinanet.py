@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from metamixer.heads.anchors import anchors_around_zero, grid_anchors
+from metamixer.data.joint_transforms import padded_size
+from metamixer.heads.anchors import anchors_around_zero, grid_anchors, in_own_cells, per_anchor
 from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at, normal_init
 from metamixer.heads.boxes import decode_deltas, encode_deltas, has_area, rescaled, strongest
 from metamixer.heads.fpn import FeaturePyramid
-from metamixer.heads.matching import IGNORED, Objects, assign
+from metamixer.heads.matching import IGNORED, Objects, assign, at_least_one_each
 
 STRIDES = (8, 16, 32, 64, 128)
 SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
@@ -87,17 +88,20 @@ class RetinaNet(DenseModel):
         """Focal loss (γ 2, α 0.25) of the classes and L1 of the deltas, each over the number of positive anchors.
 
         An anchor answers for the object that it overlaps by 0.5 or more, and every object has one at least; between
-        0.4 and 0.5 an anchor is ignored. A picture without objects counts as one anchor.
+        0.4 and 0.5 an anchor is ignored, and so are those in the padding that a picture owes to larger ones of its
+        batch. A picture without objects counts as one anchor.
         """
         anchors = torch.cat(self.anchors(raw))
         batch, levels = len(raw[0]), len(STRIDES)
-        logits = torch.cat([_per_anchor(one, self.num_classes) for one in raw[:levels]], dim=1).float()
-        deltas = torch.cat([_per_anchor(one, 4) for one in raw[levels:]], dim=1).float()
+        logits = torch.cat([per_anchor(one, self.num_classes) for one in raw[:levels]], dim=1).float()
+        deltas = torch.cat([per_anchor(one, 4) for one in raw[levels:]], dim=1).float()
         classes = boxes = logits.new_zeros(())
-        positives = 0
+        sizes = [one.shape[-2:] for one in raw[:levels]]
+        positives = []
         for i in range(batch):
             objects = targets[i]["boxes"]
-            matched = assign(anchors, objects, 0.5, 0.4, rescue=0.0)
+            own = in_own_cells(sizes, STRIDES, ANCHORS, padded_size(targets[i]["size"].tolist())).to(anchors.device)
+            matched = assign(anchors, objects, 0.5, 0.4, rescue=0.0, among=own)
             positive = (matched >= 0).nonzero()[:, 0]
             wanted = torch.zeros_like(logits[i])
             wanted[positive, targets[i]["labels"][matched[positive]]] = 1
@@ -107,8 +111,9 @@ class RetinaNet(DenseModel):
             )
             moves = encode_deltas(anchors[positive], objects[matched[positive]])
             boxes = boxes + (deltas[i][positive] - moves).abs().sum()
-            positives += max(len(positive), 1)
-        return {"classes": classes / positives, "boxes": boxes / positives}
+            positives.append(len(positive))
+        count = at_least_one_each(positives)
+        return {"classes": classes / count, "boxes": boxes / count}
 
     @torch.no_grad()
     def postprocess(
@@ -142,8 +147,3 @@ class RetinaNet(DenseModel):
                 best_boxes = rescaled(best_boxes, size, originals[i])
             results.append(Detections(best_boxes, best_scores, best_labels))
         return results
-
-
-def _per_anchor(level: Tensor, values: int) -> Tensor:
-    """``B × (A · values) × H × W`` to ``B × (H · W · A) × values``, in the order of the anchors."""
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, values)

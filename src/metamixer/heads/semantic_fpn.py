@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,12 +49,16 @@ class SemanticFPN(SegmentationModel):
     Args:
         channels: width of the pyramid.
         head_channels: width of the head.
+
+    Further arguments are those of :class:`~metamixer.heads.base.SegmentationModel`.
     """
 
     classifiers = ("head.classifier",)
 
-    def __init__(self, backbone: nn.Module, num_classes: int, channels: int = 256, head_channels: int = 128) -> None:
-        super().__init__(backbone, num_classes)
+    def __init__(
+        self, backbone: nn.Module, num_classes: int, channels: int = 256, head_channels: int = 128, **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, num_classes, **kwargs)
         self.places, widths = levels_at(backbone, STRIDES)
         self.neck = FeaturePyramid(widths, channels, len(widths))
         self.head = SemanticFPNHead(channels, head_channels, num_classes)

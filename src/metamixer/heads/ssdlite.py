@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou, clip_boxes_to_image
 
-from metamixer.heads.anchors import ssd_anchors
+from metamixer.heads.anchors import per_anchor, ssd_anchors
 from metamixer.heads.base import DenseModel, Detections, Size, check_sizes, levels_at
 from metamixer.heads.boxes import decode_ssd, encode_ssd, rescaled, strongest
 from metamixer.heads.matching import Objects
@@ -20,7 +20,7 @@ from metamixer.ops.constants import constant
 BACKBONE_STRIDES = (16, 32)
 WIDTHS = (512, 256, 256, 128, 128, 64)
 RATIOS = ((2, 3),) * 5 + ((2,),)
-MATCHED_FROM, NEGATIVES = 0.45, 3
+NEGATIVES = 3  # for each positive anchor of a picture
 SCALES = np.linspace(0.1, 1.05, len(WIDTHS) + 1).tolist()
 
 
@@ -42,8 +42,7 @@ class SSDPredictor(nn.Module):
         self.predict = nn.Conv2d(width, anchors * self.values, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.predict(self.depthwise(self.project(x)))
-        return y.permute(0, 2, 3, 1).reshape(len(y), -1, self.values)
+        return per_anchor(self.predict(self.depthwise(self.project(x))), self.values)
 
 
 class SSDLite(DenseModel):
@@ -54,6 +53,8 @@ class SSDLite(DenseModel):
     Args:
         score_threshold, candidates, overlap, limit: of the post-processing: only scores above the threshold, of
             those the best candidates of each class, suppressed at this overlap per class, the best of all.
+        matched_from: overlap from which on an anchor learns an object. The release's own default; Apple's
+            configurations of the same network have 0.5.
     """
 
     default_size = 320
@@ -68,8 +69,10 @@ class SSDLite(DenseModel):
         candidates: int = 400,
         overlap: float = 0.5,
         limit: int = 200,
+        matched_from: float = 0.45,
     ) -> None:
         super().__init__(backbone, num_classes)
+        self.matched_from = matched_from
         self.score_threshold, self.candidates, self.overlap, self.limit = score_threshold, candidates, overlap, limit
         self.places, widths = levels_at(backbone, BACKBONE_STRIDES)
         self.extra_levels = nn.ModuleList()
@@ -116,7 +119,7 @@ class SSDLite(DenseModel):
         """The multibox loss (arXiv 1512.02325, section 2.2): cross-entropy of the classes and smooth L1 of the deltas,
         both over the number of positive anchors in the batch.
 
-        An anchor answers for the object it overlaps most, from an overlap of 0.45 on; every object has the anchor that
+        An anchor answers for the object it overlaps most, from ``matched_from`` on; every object has the anchor that
         overlaps it most. Of the others, each picture counts the three times as many as positives that look least like
         background.
         """
@@ -125,18 +128,14 @@ class SSDLite(DenseModel):
         scale = anchors.new_tensor([width, height, width, height])
         labels, moves = [], []
         for target in targets:
-            wanted, matched = _multibox_targets(anchors, target["boxes"] / scale, target["labels"])
+            wanted, matched = multibox_targets(anchors, target["boxes"] / scale, target["labels"], self.matched_from)
             labels.append(wanted)
             moves.append(encode_ssd(anchors, matched))
         label, move = torch.stack(labels), torch.stack(moves)
         positive = label > 0
         count = positive.sum().clamp(min=1)
         boxes = F.smooth_l1_loss(deltas[positive], move[positive], reduction="sum")
-        with torch.no_grad():
-            doubt = -logits.log_softmax(-1)[..., 0]
-            doubt[positive] = -torch.inf
-            rank = doubt.argsort(dim=1, descending=True).argsort(dim=1)
-            taken = positive | (rank < NEGATIVES * positive.sum(dim=1, keepdim=True))
+        taken = counted(logits, positive)
         classes = F.cross_entropy(logits[taken], label[taken], reduction="sum")
         return {"classes": classes / count, "boxes": boxes / count}
 
@@ -148,16 +147,11 @@ class SSDLite(DenseModel):
             logits: ``N × (1 + classes)``.
             boxes: ``N × 4``.
         """
-        probabilities = logits.softmax(-1)
-        taken, scores, labels = [], [], []
-        for label in range(self.num_classes):
-            of_class = probabilities[:, 1 + label]
-            above = (of_class > self.score_threshold).nonzero()[:, 0]
-            best, order = of_class[above].topk(min(self.candidates, len(above)))
-            taken.append(boxes[above[order]])
-            scores.append(best)
-            labels.append(torch.full_like(order, label))
-        return strongest(torch.cat(taken), torch.cat(scores), torch.cat(labels), self.overlap, self.limit)
+        of_classes = logits.softmax(-1)[:, 1:].T
+        best, order = of_classes.topk(min(self.candidates, len(logits)), dim=1)
+        above = best > self.score_threshold
+        labels = above.nonzero()[:, 0]
+        return strongest(boxes[order[above]], best[above], labels, self.overlap, self.limit)
 
     @torch.no_grad()
     def postprocess(
@@ -185,7 +179,7 @@ def _anchors(height: int, width: int, i: int, device: torch.device) -> Tensor:
     return ssd_anchors((height, width), SCALES[i], SCALES[i + 1], RATIOS[i]).to(device)
 
 
-def _multibox_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def multibox_targets(anchors: Tensor, boxes: Tensor, labels: Tensor, matched_from: float) -> tuple[Tensor, Tensor]:
     """For ``N`` anchors the class (0 is background) and the box of their object, all as shares of the picture."""
     if not len(boxes):
         return labels.new_zeros(len(anchors)), box_convert(anchors, "cxcywh", "xyxy")
@@ -193,4 +187,14 @@ def _multibox_targets(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[T
     best, matched = overlaps.max(dim=0)
     for i, anchor in enumerate(overlaps.argmax(dim=1).tolist()):
         matched[anchor], best[anchor] = i, 1.0
-    return torch.where(best >= MATCHED_FROM, labels[matched] + 1, 0), boxes[matched]
+    return torch.where(best >= matched_from, labels[matched] + 1, 0), boxes[matched]
+
+
+@torch.no_grad()
+def counted(logits: Tensor, positive: Tensor) -> Tensor:
+    """Which anchors' classes are learnt, ``B × N``, bool: the ``positive`` ones, and those that least look like the
+    background that they are."""
+    doubt = -logits.log_softmax(-1)[..., 0]
+    doubt[positive] = -torch.inf
+    rank = doubt.argsort(dim=1, descending=True).argsort(dim=1)
+    return positive | (rank < NEGATIVES * positive.sum(dim=1, keepdim=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +54,17 @@ class UPerNet(SegmentationModel):
     Args:
         channels: width of the head.
         auxiliary: a second classifier on the map at stride 16, for training.
+
+    Further arguments are those of :class:`~metamixer.heads.base.SegmentationModel`.
     """
 
     classifiers = ("head.classifier", "aux_head.classifier")
     optional = ("aux_head.",)
 
-    def __init__(self, backbone: nn.Module, num_classes: int, channels: int = 512, auxiliary: bool = True) -> None:
-        super().__init__(backbone, num_classes)
+    def __init__(
+        self, backbone: nn.Module, num_classes: int, channels: int = 512, auxiliary: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, num_classes, **kwargs)
         self.places, widths = levels_at(backbone, STRIDES)
         self.head = UPerHead(widths, channels, num_classes)
         self.aux_head = AuxiliaryHead(widths[2], 256, num_classes, nn.ReLU()) if auxiliary else None

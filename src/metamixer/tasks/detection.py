@@ -17,7 +17,14 @@ from metamixer.data.annotations import ObjectSet, Picture, Policy, open_objects_
 from metamixer.data.annotations.files import read_annotated
 from metamixer.data.annotations.find import Format
 from metamixer.data.annotations.shapes import to_masks
-from metamixer.data.joint_transforms import DIVISOR, Augmentation, augment_objects, pad_masks, pad_together
+from metamixer.data.joint_transforms import (
+    DIVISOR,
+    Augmentation,
+    augment_objects,
+    pad_masks,
+    pad_together,
+    padded_size,
+)
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
@@ -128,12 +135,12 @@ class Detection(Task):
         )
 
     def collate(self, samples: Sequence[Any]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """uint8 pictures padded to one size, and what each shows."""
+        """uint8 pictures padded to one size, and what each shows; masks are padded as their picture is by itself."""
         pictures = pad_together([sample["picture"] for sample in samples], self._fill)
         targets = [{name: sample[name] for name in sample if name != "picture"} for sample in samples]
         for target in targets:
             if "masks" in target:
-                target["masks"] = pad_masks(target["masks"], pictures.shape[-2:])
+                target["masks"] = pad_masks(target["masks"], padded_size(target["size"].tolist()))
         return pictures, targets
 
     def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
