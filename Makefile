@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Processes that share the tests, each with one thread: quicker on two cores than two threads in one process.
 WORKERS ?= 2
+OLDEST_PYTHON ?= 3.10
 
-.PHONY: setup demo test lint types contracts unit clean
+.PHONY: setup demo test lint types contracts unit oldest clean
 
 setup: .venv/installed
 
@@ -32,5 +33,11 @@ contracts: setup
 unit: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
+# The tests with the oldest versions that pyproject.toml allows; wants uv. OLDEST_PYTHON may be a path, too.
+oldest:
+	uv venv --quiet --clear --python $(OLDEST_PYTHON) .venv-oldest
+	uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -W default --numprocesses $(WORKERS) --dist loadfile
+
 clean:
-	rm -rf .venv demo runs exported .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-oldest demo runs exported .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
