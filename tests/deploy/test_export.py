@@ -25,7 +25,7 @@ from metamixer.deploy import targets
 from metamixer.deploy.artefact import artefact
 from metamixer.deploy.export import _sizes_between, export_command
 from metamixer.deploy.pictures import photographs, pictures_in
-from metamixer.deploy.report import Agreement, ExportReport, agreement, complaint, report_path, table
+from metamixer.deploy.report import Agreement, ExportReport, agreement, complaint, different, report_path, table
 from metamixer.deploy.runtime_process import RuntimeProcess
 from metamixer.errors import MetamixerError
 
@@ -53,20 +53,24 @@ def test_agreement():
     assert (same.max_abs, same.max_relative, same.top1) == (0, 0, 1)
     other = agreement(reference, reference + np.array([[2.0, 0, 0], [0, 0, 0]]))
     assert (other.max_abs, other.max_relative, other.top1) == (2, 0.5, 0.5)
-    assert agreement(reference, reference[:1]).max_relative == np.inf
-    assert agreement(reference, reference * np.nan).max_relative == np.inf
+    shorter, strange = agreement(reference, reference[:1], "logits"), agreement(reference, reference * np.nan, "logits")
+    assert shorter.max_relative == strange.max_relative == np.inf
+    assert shorter.fault == "gives logits of shape 1 × 3 where PyTorch's has 2 × 3"
+    assert strange.fault == "gives values that are not finite in logits"
+    assert same.worse(strange).fault == strange.worse(same).fault == strange.fault
     assert same.worse(other) == other.worse(same) == other
 
 
 @pytest.mark.parametrize(
     ("found", "weights", "said"),
     [
-        (Agreement(0.1, 9e-4, 1.0), "fp32", None),
-        (Agreement(0.1, 2e-3, 1.0), "fp32", "differs from PyTorch by 2.0e-03"),
+        (Agreement(0.1, 9e-5, 1.0), "fp32", None),
+        (Agreement(0.1, 3e-4, 1.0), "fp32", "differs from PyTorch by 3.0e-04"),
         (Agreement(0.1, 2e-3, 1.0), "fp16", None),
         (Agreement(0.1, 2e-1, 0.9), "int8", None),
         (Agreement(0.1, 2e-1, 0.7), "int8", "first class in 70%"),
-        (Agreement(np.inf, np.inf, 1.0), "int8", "first class"),
+        (different("gives values that are not finite in logits"), "int8", "not finite in logits"),
+        (different("gives 2 outputs where PyTorch gives 1"), "fp16", "gives 2 outputs"),
     ],
 )
 def test_what_is_accepted(found, weights, said):

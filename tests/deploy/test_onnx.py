@@ -263,7 +263,7 @@ def test_search_for_the_layer_takes_the_limit_of_the_weights_and_may_fail():
     module = SimpleNamespace(first_divergence=search)
     said = [_divergence(module, None, None, Path(), Settings(weights)) for weights in ("fp32", "fp16", "int8")]
     assert said == ["", ", first in stages.2", ""]
-    assert asked == [1e-3, 3e-2]
+    assert asked == [1e-4, 3e-2]
 
 
 def test_command_writes_file_and_report_quietly(tmp_path, capfd):

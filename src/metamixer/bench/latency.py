@@ -23,12 +23,14 @@ from metamixer.bench.macs import count_macs_of
 from metamixer.bench.published_top1 import published_top1
 from metamixer.deploy.export import count_parameters, source_of
 from metamixer.deploy.merge import merge
+from metamixer.deploy.report import as_list
 from metamixer.deploy.runtime_process import RuntimeProcess
 from metamixer.deploy.settings import Settings
-from metamixer.deploy.source import Source
+from metamixer.deploy.source import Source, answer_of
 from metamixer.deploy.targets import TARGETS, Target, convert
 from metamixer.deploy.timing import take_turns
 from metamixer.errors import MetamixerError
+from metamixer.finite import check_outputs, first_strange
 from metamixer.heads.build import HEADS, build
 from metamixer.models import check_tag
 from metamixer.networks import NETWORKS, create_network
@@ -131,7 +133,8 @@ def benchmark(
         repeats: rounds, each of which times every model once in every runtime.
 
     Raises MetamixerError for an unknown model or runtime, a missing package, a size that a model does not take, numbers
-    below 1, and more threads than cores. A pair that cannot be exported or fails in its process is in ``failed``.
+    below 1, more threads than cores, and weights or outputs that are not finite. A pair that cannot be exported or
+    fails in its process is in ``failed``.
     """
     _check(models, runtimes, threads, batch, image_size, repeats)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -151,7 +154,9 @@ def benchmark(
                 try:
                     convert(target, model, inputs, path, settings, name)
                     process = running.enter_context(RuntimeProcess(target, path, threads, pinned=True))
-                    process(inputs.numpy())
+                    output = first_strange(as_list(process(inputs.numpy())), source.outputs)
+                    if output is not None:
+                        raise MetamixerError(f"{name} gives values that are not finite in {output}")
                 except (MetamixerError, OSError) as error:
                     failed[name, runtime] = str(error)
                 else:
@@ -226,6 +231,7 @@ def _create(name: str) -> nn.Module:
 def _facts(source: Source, model: nn.Module, inputs: Tensor) -> _Facts:
     with source.first_call(inputs):
         macs = count_macs_of(model, inputs[:1])
+        check_outputs(answer_of(model, inputs[:1]), model, source.name, source.outputs)
     size = source.side(inputs)
     return _Facts(size, count_parameters(model), macs, published_top1(source.name, size))
 

@@ -23,7 +23,7 @@ from metamixer.data.joint_transforms import DIVISOR
 from metamixer.data.transforms import Preprocessing
 from metamixer.deploy.graph import WithPreprocessing
 from metamixer.deploy.pictures import Picture, open_given
-from metamixer.deploy.report import DIFFERENT, Agreement
+from metamixer.deploy.report import Agreement, different
 from metamixer.deploy.settings import Precision, Selection
 from metamixer.deploy.source import Answer, Source, uniform
 from metamixer.errors import MetamixerError
@@ -123,6 +123,7 @@ class DenseSource(Source):
     rectangles = True
     refuses: ClassVar[Mapping[str, str]] = {
         "sizes": "its graph holds one size",
+        "features": "export its backbone with it",
         "softmax": "its post-processing makes probabilities of what it gives",
         "int8": "what eight bits cost is judged by first classes, and it names none",
     }
@@ -257,15 +258,21 @@ def compare_boxes(reference: Answer, outputs: Answer, weights: Precision) -> Agr
     """
     boxes, scores, labels = reference
     got_boxes, got_scores, got_labels = outputs
+    for name, values in (("boxes", got_boxes), ("scores", got_scores)):
+        if not np.isfinite(values).all():
+            return different(f"gives values that are not finite in {name}")
     if not len(boxes) and not len(got_boxes):
         return Agreement(0.0, 0.0, float("nan"))
     if not len(boxes) or not len(got_boxes):
-        return DIFFERENT
+        return different(f"finds {len(got_boxes)} boxes in a picture in which PyTorch finds {len(boxes)}")
     distance = np.abs(boxes[:, None] - got_boxes[None]).max(-1) + np.where(labels[:, None] == got_labels, 0, np.inf)
     nearest = distance.argmin(1)
     same = distance[np.arange(len(boxes)), nearest] <= SAME_BOX[weights]
     again = (distance.min(0) <= SAME_BOX[weights]).mean()
     if min(same.mean(), again) < SAME_SHARE[weights]:
-        return DIFFERENT
+        return different(
+            f"finds {same.mean():.0%} of PyTorch's boxes in a picture, and {again:.0%} of its own are PyTorch's "
+            f"(at least {SAME_SHARE[weights]:.0%} must be the same)"
+        )
     difference = float(np.abs(scores - got_scores[nearest])[same].max())
     return Agreement(difference, difference / float(scores.max()), float("nan"))

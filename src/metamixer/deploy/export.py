@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from metamixer.data.files import make_folder
 from metamixer.deploy.artefact import artefact, size_in_bytes
 from metamixer.deploy.dense import DenseSource, default_name
+from metamixer.deploy.features import FeatureMaps, FeaturesSource, indices_of
 from metamixer.deploy.merge import merge
 from metamixer.deploy.other_inputs import CloudSource, EnlargementSource, SeriesSource
 from metamixer.deploy.pictures import Picture
@@ -37,6 +38,7 @@ from metamixer.deploy.source import Answer, ClassifierSource, Source, agreement_
 from metamixer.deploy.targets import TARGETS, convert, target_module
 from metamixer.deploy.timing import milliseconds, take_turns, torch_threads
 from metamixer.errors import MetamixerError
+from metamixer.finite import called
 from metamixer.heads.base import DenseModel, Size
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
 from metamixer.printing import notices, say, working
@@ -68,6 +70,7 @@ def export(
     normalise: bool = False,
     softmax: bool = False,
     nms: bool = False,
+    features: bool = False,
     pictures: str | Path | Sequence[Picture] = (),
     calibration: str | Path | Sequence[Picture] = (),
     repeats: int = 30,
@@ -78,7 +81,8 @@ def export(
     Args:
         model: a model in any state, which is left as it is, or a name (with ``.tag`` for particular weights), or the
             path of a checkpoint. Of a detector or segmenter what ``forward_raw`` gives is exported, by the names in
-            :data:`metamixer.deploy.dense.OUTPUTS`; its ``postprocess`` makes results of that.
+            :data:`metamixer.deploy.dense.OUTPUTS`; its ``postprocess`` makes results of that. Of one made with
+            ``features_only=True``, ours or timm's, its maps are, as ``stage_0`` and on.
         target: runtime, one of :data:`TARGETS`.
         path: artefact to write; by default the model's name in the working folder. The report goes beside it as JSON.
         image_size: side of the input in pixels; by default the model's own, 64 for super-resolution. Detectors and
@@ -89,6 +93,7 @@ def export(
         normalise: build the normalisation into the graph, which then takes float32 pictures between 0 and 255.
         softmax: give probabilities instead of logits.
         nms: choose among a RetinaNet's or SSDLite's boxes inside the graph, for one picture at a time.
+        features: export the maps after a classifier's stages, and not the classifier.
         pictures: photographs to compare on, paths or PIL pictures, or a folder of them, of which 50 are taken (8 for
             detectors and segmenters); by default photographs that installed packages bring along, and parts of them.
         calibration: likewise, the pictures that int8 learns its ranges from.
@@ -97,17 +102,19 @@ def export(
 
     Raises MetamixerError for an unknown target, missing packages, options that a target or a model does not know,
     pictures that cannot be read, a size that the model does not take, a place that cannot be written, a runtime that
-    fails, and for an export that does not agree: in float32 one with an output that differs from PyTorch's by more than
-    1e-3 of its largest value. Then there is no artefact.
+    fails, weights or outputs that are not finite, and for an export that does not agree: in float32 one with an output
+    that differs from PyTorch's by more than 1e-4 of its largest value (:func:`metamixer.deploy.report.agreement`). Then
+    there is no artefact.
     """
     module = target_module(target)
     module.check()
-    options = Options(weights, sizes, dynamic_batch, normalise, softmax, nms)
+    options = Options(weights, sizes, dynamic_batch, normalise, softmax, nms, features)
     _check_options(target, options, image_size, calibration)
     if not isinstance(model, nn.Module):
         model, name = _load(model, name)
     name = name or model_name(model)
-    path = Path(path if path is not None else f"{name}{TARGETS[target].suffix}")
+    path = Path(path if path is not None else f"{name}{'-features' if features else ''}{TARGETS[target].suffix}")
+    model = _maps_of(model, name, options)
     source = source_of(model, name, options, whole=getattr(module, "WHOLE", False))
     if isinstance(image_size, tuple) and not source.rectangles:
         raise MetamixerError(f"{name} takes squares: give the length of one side as image_size")
@@ -115,11 +122,14 @@ def export(
     size = source.side(inputs)
     more = {s: source.inputs(s, pictures, _OTHER_SIZES) for s in _sizes_between(sizes) if s != size}
 
-    graph = source.graph(merge(model).cpu())
     first = inputs[:_MERGE_CHECK]
     with source.first_call(first):
         trained = answer_of(source.graph(deepcopy(model).cpu().eval()), first)
-    merging = agreement_of_all([trained], [answer_of(graph, first)])
+        source.check_outputs(trained)
+    graph = source.graph(merge(model).cpu())
+    merged = answer_of(graph, first)
+    source.check_outputs(merged)
+    merging = agreement_of_all([trained], [merged], source.outputs)
     if merging.max_relative > TOLERANCE:
         raise MetamixerError(f"merging {name} changes its outputs by {merging.max_relative:.1e} of the largest")
 
@@ -191,6 +201,7 @@ def export_command(
     normalise: bool = False,
     softmax: bool = False,
     nms: bool = False,
+    features: bool = False,
     weights: Precision = "fp32",
     pictures: Path | None = None,
     calibration: Path | None = None,
@@ -208,6 +219,7 @@ def export_command(
         normalise: build the normalisation into the graph, which then takes pictures between 0 and 255.
         softmax: give probabilities instead of logits.
         nms: choose among the boxes of a RetinaNet or SSDLite inside the graph.
+        features: export the maps after a classifier's stages, and not the classifier.
         weights: number format of the weights; int8 needs --calibration.
         pictures: folder of pictures to compare on; photographs from installed packages by default.
         calibration: folder of pictures that int8 learns its ranges from.
@@ -217,7 +229,7 @@ def export_command(
     if not targets:
         raise MetamixerError(f"name a target; known: {', '.join(TARGETS)}")
     left_out: dict[str, str] = {}
-    options = Options(weights, sizes, dynamic_batch, normalise, softmax, nms)
+    options = Options(weights, sizes, dynamic_batch, normalise, softmax, nms, features)
     for target in targets:  # before any work
         try:
             target_module(target).check()
@@ -226,8 +238,9 @@ def export_command(
             if not every:
                 raise
             left_out[target] = str(error)
-    folder = make_folder(out)
     loaded, name = _load(model)
+    loaded = _maps_of(loaded, name, options)
+    folder = make_folder(out)
     for target in targets:
         try:
             source_of(loaded, name, options, whole=getattr(target_module(target), "WHOLE", False))
@@ -235,7 +248,7 @@ def export_command(
             if not every:
                 raise
             left_out.setdefault(target, str(error))
-    kind = "" if weights == "fp32" else f"-{weights}"
+    kind = ("-features" if features else "") + ("" if weights == "fp32" else f"-{weights}")
     reports, failed = [], {}
     for target in targets:
         if target in left_out:
@@ -283,6 +296,8 @@ def source_of(model: nn.Module, name: str, options: Options = NOTHING, whole: bo
         source: Source = DenseSource(model, name, options.normalise, options.nms)
     elif kind := next((kind for network, kind in _OTHER_NETWORKS.items() if isinstance(model, network)), None):
         source = kind(model, name)
+    elif indices_of(model):
+        source = FeaturesSource(model, name, options.normalise)
     else:
         source = ClassifierSource(model, name, options.normalise or whole, options.softmax or whole)
     if whole and not source.classifies:
@@ -295,9 +310,7 @@ def model_name(model: nn.Module) -> str:
     """Architecture of one of our networks or a timm model, with a head before it, else the name of its class."""
     if isinstance(model, DenseModel):
         return default_name(model)
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    made_by: Any = getattr(model, "made_by", None)  # of the networks that timm does not know
-    return cfg.get("architecture") or (made_by[0] if made_by else type(model).__name__.lower())
+    return called(model)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -308,6 +321,13 @@ def _load(model: str | Path, name: str | None = None) -> tuple[nn.Module, str]:
     """A model by name or checkpoint, and what to call it."""
     loaded = load_any_model(model)
     return loaded, name or (model_name(loaded) if Path(model).is_file() else str(model))
+
+
+def _maps_of(model: nn.Module, name: str, options: Options) -> nn.Module:
+    """What gives the feature maps, where they are asked for of a model that classifies; else the model itself."""
+    if not options.features or indices_of(model) or isinstance(model, (DenseModel, *_OTHER_NETWORKS)):
+        return model
+    return FeatureMaps(model, name)
 
 
 def _check_options(

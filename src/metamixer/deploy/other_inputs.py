@@ -20,6 +20,7 @@ from metamixer.networks import FFNetPoints, FFNetTSF
 SIDE = 64  # of a picture to be enlarged, in pixels, where nothing else is asked for
 _POINTS = 10_000  # of a cloud to be timed on
 _NO_CLASSIFIER = {
+    "features": "it has no stages of rising depth",
     "softmax": "its outputs are no classes",
     "int8": "what eight bits cost is judged by first classes, and it names none",
     "nms": "it gives no boxes",

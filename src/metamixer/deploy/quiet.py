@@ -6,14 +6,40 @@ import io
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let nothing through to the terminal inside a ``with`` block, from Python or from native code."""
+    """Let nothing through to the terminal inside a ``with`` block, from Python or from native code.
+
+    Output belongs to the whole process: while several threads are inside such blocks, and as long as one is, nothing
+    gets through from any; with the last one it is as before the first.
+    """
+    global _inside
+    with _lock:
+        if not _inside:
+            _silence.enter_context(_silent())
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _silence.close()
+
+
+_lock = threading.RLock()  # a signal's handler may export too
+_inside = 0  # blocks that are being run, in all threads
+_silence = ExitStack()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     with tempfile.TemporaryFile() as sink:

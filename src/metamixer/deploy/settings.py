@@ -27,6 +27,7 @@ class Options:
     normalise: bool = False
     softmax: bool = False
     nms: bool = False
+    features: bool = False
 
     def refuse(self, by: str, reasons: Mapping[str, str]) -> None:
         """Raises MetamixerError where something is asked for that has a reason against it, by its name."""

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.deploy.graph import WithPreprocessing
 from metamixer.deploy.pictures import CHECKED, Picture, open_given, pictures_in, synthetic
-from metamixer.deploy.report import DIFFERENT, Agreement, Array, agreement, as_list
+from metamixer.deploy.report import Agreement, Array, agreement, as_list, different
 from metamixer.deploy.settings import Precision, Selection
 from metamixer.deploy.targets import in_one_line
 from metamixer.errors import MetamixerError
+from metamixer.finite import check_outputs
 from metamixer.heads.base import Size
 from metamixer.models import class_names
 
@@ -75,6 +76,12 @@ class Source(ABC):
                 f"{self.name} does not take {self.input_name} of size {size} ({in_one_line(error)})"
             ) from error
 
+    def check_outputs(self, answer: Answer) -> None:
+        """Raises MetamixerError where the network gives another number of outputs, or values that are not finite."""
+        if len(answer) != len(self.outputs):
+            raise MetamixerError(f"{self.name} gives {len(answer)} outputs where {len(self.outputs)} can be exported")
+        check_outputs(answer, self.model, self.name, self.outputs)
+
     def graph(self, model: nn.Module) -> nn.Module:
         """What computes the raw outputs of the model, or of a merged copy of it."""
         return model
@@ -105,7 +112,7 @@ class Source(ABC):
 
     def agreement(self, expected: Sequence[Answer], answers: Sequence[Answer], weights: Precision) -> Agreement:
         """How far the answers of a runtime are from those expected, over all calls."""
-        found = agreement_of_all(expected, answers)
+        found = agreement_of_all(expected, answers, self.outputs)
         return found if self.classifies else replace(found, top1=float("nan"))
 
 
@@ -185,22 +192,43 @@ class ClassifierSource(Source):
 
 @torch.inference_mode()
 def answer_of(graph: nn.Module, inputs: Tensor) -> Answer:
-    """All outputs of a module."""
-    return [output.numpy() for output in as_list(graph(inputs))]
+    """All outputs of a module. Raises MetamixerError where they are no tensors."""
+    outputs = as_list(graph(inputs))
+    for output in outputs:
+        if not isinstance(output, Tensor):
+            raise MetamixerError(f"a graph's outputs are tensors, and the model gives a {type(output).__name__}")
+    return [output.numpy() for output in outputs]
 
 
-def agreement_of_all(expected: Sequence[Answer], answers: Sequence[Answer]) -> Agreement:
-    """The largest differences of any output, each as a share of that output's largest magnitude over all calls.
+def agreement_of_all(expected: Sequence[Answer], answers: Sequence[Answer], names: Sequence[str] = ()) -> Agreement:
+    """The largest differences of any output over all calls, see :func:`metamixer.deploy.report.agreement`.
 
     A shape that differs, a missing output or a value that is not finite counts as an infinite difference.
+
+    Args:
+        expected: at least one call.
+        answers: of the same calls.
+        names: of the outputs, in their order; otherwise they are numbered.
     """
-    if [[one.shape for one in answer] for answer in expected] != [[one.shape for one in answer] for answer in answers]:
-        return DIFFERENT
-    outputs = zip(zip(*expected, strict=True), zip(*answers, strict=True), strict=True)
-    first, *others = (agreement(np.concatenate(mine), np.concatenate(its)) for mine, its in outputs)
-    for other in others:
-        first = first.worse(other)
-    return first
+    for wanted, got in zip(expected, answers, strict=True):
+        if len(wanted) != len(got):
+            return different(f"gives {len(got)} outputs where PyTorch gives {len(wanted)}")
+    count = len(expected[0])
+    if len(names) != count:
+        names = ["its output"] if count == 1 else [f"output {i}" for i in range(count)]
+    found: Agreement | None = None
+    for place, name in enumerate(names):
+        one = _agreement_of_one([answer[place] for answer in expected], [answer[place] for answer in answers], name)
+        found = one if found is None else found.worse(one)
+    assert found is not None
+    return found
+
+
+def _agreement_of_one(expected: list[Array], answers: list[Array], name: str) -> Agreement:
+    for wanted, got in zip(expected, answers, strict=True):
+        if wanted.shape != got.shape:
+            return agreement(wanted, got, name)
+    return agreement(np.concatenate(expected), np.concatenate(answers), name)
 
 
 def uniform(*shape: int) -> Tensor:

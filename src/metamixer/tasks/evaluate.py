@@ -13,6 +13,7 @@ from metamixer.data.annotations.find import Format
 from metamixer.data.image_folder import ImageFolder, class_folders, split_of
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
+from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
 from metamixer.models import class_names
 from metamixer.printing import Table
@@ -50,22 +51,23 @@ def evaluate(
         workers: processes that read pictures; by default from the machine.
         progress: show a progress bar on a terminal.
 
-    Raises MetamixerError for an unknown model, an unreadable picture, a missing folder, and a sub-folder whose name is
-    none of the model's classes.
+    Raises MetamixerError for an unknown model, an unreadable picture, a missing folder, outputs that are not finite,
+    and a sub-folder whose name is none of the model's classes.
     """
     if batch_size < 1:
         raise MetamixerError(f"batch_size must be 1 or more, not {batch_size}")
     if not isinstance(model, nn.Module):
         model = load_any_model(model).to(default_device())
-    if isinstance(model, DenseModel):
-        return evaluate_dense(model, data, image_size=image_size, workers=workers)
-    if isinstance(model, KINDS):
-        return evaluate_data(model, data)
-    folder = _folder_for(model, split_of(data, VALIDATION_FOLDERS) or Path(data))
-    preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
-    device = next(model.parameters()).device
-    title = f"{folder.root}" if progress else None
-    return evaluate_folder(model, folder, preprocessing, device, workers, batch_size, title)
+    with watch_outputs(model):
+        if isinstance(model, DenseModel):
+            return evaluate_dense(model, data, image_size=image_size, workers=workers)
+        if isinstance(model, KINDS):
+            return evaluate_data(model, data)
+        folder = _folder_for(model, split_of(data, VALIDATION_FOLDERS) or Path(data))
+        preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
+        device = next(model.parameters()).device
+        title = f"{folder.root}" if progress else None
+        return evaluate_folder(model, folder, preprocessing, device, workers, batch_size, title)
 
 
 def evaluate_command(
@@ -113,6 +115,7 @@ def evaluate_command(
     """
     how = SegmentationInference(window, stride, scales, mirror)
     network = load_any_model(model).to(default_device())
+    watch_outputs(network)
     check_settings(network, split=split, time_column=time_column, small=small, views=views)
     found: dict[str, float] | None = None
     if isinstance(network, DenseModel):

@@ -17,6 +17,7 @@ from metamixer.data.files import make_folder, replace_when_done
 from metamixer.data.pictures import picture_files, read_picture, to_rgb
 from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.errors import MetamixerError
+from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
 from metamixer.models import class_names
 from metamixer.printing import Table, complain
@@ -78,21 +79,25 @@ def predict(
         topk: classes in the result, at most as many as the model has.
         image_size: side of the network's input in pixels; by default the model's own.
 
-    Raises MetamixerError for an unknown model, an unreadable picture, a model without classifier, and ``topk`` below 1.
+    Raises MetamixerError for an unknown model, an unreadable picture, a model without classifier, outputs that are not
+    finite, and ``topk`` below 1.
     """
     if topk < 1:
         raise MetamixerError(f"topk must be 1 or more, not {topk}")
     if not isinstance(model, nn.Module):
         model = load_any_model(model).to(default_device())
-    if isinstance(model, DenseModel):
-        return predict_dense(model, picture, image_size)
-    if isinstance(model, KINDS):
-        return predict_one(model, picture)
-    upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
-    preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
-    pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
-    with evaluation_mode(model):
-        logits = model(preprocessing.normalise(pixels))
+    with watch_outputs(model):
+        if isinstance(model, DenseModel):
+            return predict_dense(model, picture, image_size)
+        if isinstance(model, KINDS):
+            return predict_one(model, picture)
+        upright = (
+            to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
+        )
+        preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
+        pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
+        with evaluation_mode(model):
+            logits = model(preprocessing.normalise(pixels))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or getattr(model, "num_classes", 1) == 0:
         raise MetamixerError("the model has no classifier; predict wants one output per class")
 
@@ -131,6 +136,7 @@ def predict_command(
         views: label points by ten views of the scene (test-time voting).
     """
     classifier = load_any_model(model).to(default_device())
+    watch_outputs(classifier)
     other_networks.check_settings(classifier, time_column=time_column, views=views)
     if isinstance(classifier, DenseModel):
         return predict_files(classifier, (picture, *more), out, image_size, score)
