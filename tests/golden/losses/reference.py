@@ -12,6 +12,7 @@ import json
 import runpy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,23 +26,27 @@ SAMPLES, WHOLE = 512, 1024
 weights = SimpleNamespace(**runpy.run_path(str(HERE.parent / "weights.py")))
 
 
+@cache
 def describe(name: str) -> dict[str, Any]:
     """The head ``name``: its configuration, weights and cases."""
     return json.loads((HERE / f"{name}.json").read_text())
 
 
+@cache
 def arrays_of(name: str, case: str) -> dict[str, np.ndarray]:
     """All arrays of a case, by what they are."""
     with np.load(HERE / f"{name}.npz") as held:
         return {key.removeprefix(f"{case}/"): held[key] for key in held.files if key.startswith(f"{case}/")}
 
 
+@cache
 def shared_array(name: str, key: str) -> np.ndarray:
     """An array that several cases share: anchors, or labels as ``CASE/labels``."""
     with np.load(HERE / f"{name}.npz") as held:
         return held[key]
 
 
+@cache
 def state_dict(name: str) -> dict[str, Tensor]:
     """The head's weights by the authors' names."""
     return weights.checkpoint(HERE / f"{name}.json")
