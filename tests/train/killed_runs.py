@@ -41,7 +41,7 @@ def config(pictures: str, out: Path, epochs: int) -> mm.TrainConfig:
         epochs=epochs,
         batch_size=8,
         accumulate=2,
-        sizes=(32, 48),
+        sizes=(32, 40),
         workers=2,
         save_every=2,
     )

@@ -49,7 +49,7 @@ def test_public_name_is_callable_after_the_package_was_imported() -> None:
 def test_the_runs_folder(config: mm.TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     result = mm.train(replace(config, epochs=3, batch_size=4))
     run = Path(config.out or "")
-    names = {"best.safetensors", "last.safetensors", "config.json", "environment.json", "metrics.csv"}
+    names = {".lock", "best.safetensors", "last.safetensors", "config.json", "environment.json", "metrics.csv"}
     assert {path.name for path in run.iterdir()} == names | {"checkpoints", "tensorboard"}
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step_000000024.pt", "step_000000036.pt"]
 

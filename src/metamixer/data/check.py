@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from metamixer.data.annotations import find_problems
 from metamixer.data.annotations.class_maps import locate
@@ -17,6 +17,7 @@ from metamixer.data.annotations.find import SPLITS, find_formats
 from metamixer.data.files import walk
 from metamixer.data.image_folder import class_folders, split_of
 from metamixer.data.pictures import decode_picture, pictures_below, read_bytes
+from metamixer.data.reading import Reader
 from metamixer.data.source import SPLIT_NAMES
 from metamixer.errors import MetamixerError
 from metamixer.printing import progress
@@ -178,11 +179,11 @@ def _files_below(root: Path) -> Iterable[Path]:
 
 
 def _read_all(folder: Path, files: list[_File], workers: int) -> list[_File]:
-    loader = DataLoader(_Reader(folder, files), batch_size=32, num_workers=workers, collate_fn=list)
+    loader = Reader(_Files(folder, files), batch_size=32, num_workers=workers, collate_fn=list)
     return [file for batch in progress(loader, "reading") for file in batch]
 
 
-class _Reader(Dataset[_File]):
+class _Files(Dataset[_File]):
     def __init__(self, folder: Path, files: list[_File]) -> None:
         self.folder = folder
         self.files = files

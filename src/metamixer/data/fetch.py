@@ -11,11 +11,9 @@ from pathlib import Path
 from metamixer.data.download import download
 from metamixer.data.files import folder_when_done
 from metamixer.data.public_sets import PUBLIC_SETS, PublicSet
-from metamixer.data.source import Split
+from metamixer.data.source import SOURCE_FILE, Split
 from metamixer.errors import MetamixerError
 from metamixer.printing import progress
-
-SOURCE_FILE = "source.json"
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,7 @@ def _write(public: PublicSet, archives: list[Path], folder: Path) -> Counter[Spl
         "archives": [asdict(archive) for archive in public.archives],
         "train": found[0],
         "val": found[1],
+        "val_is_test": public.val_is_test,
     }
     (folder / SOURCE_FILE).write_text(json.dumps(record, indent=2) + "\n")
     return counts

@@ -12,7 +12,7 @@ from PIL import Image
 from metamixer.data.files import require_regular, walk
 from metamixer.data.pictures import decode_picture, read_picture
 from metamixer.data.shards import number_classes, require_every_class
-from metamixer.data.source import SPLIT_NAMES, Pictures, Split
+from metamixer.data.source import SPLIT_NAMES, Pictures, Split, is_test_name
 from metamixer.errors import MetamixerError
 
 
@@ -39,7 +39,9 @@ class HuggingFacePictures(Pictures):
     def __init__(self, where: str, split: Split | None = None, classes: Sequence[str] | None = None) -> None:
         datasets = _datasets()
         self.where = where
-        rows = _split_of(_load(datasets, where), split, where)
+        rows, part = _split_of(_load(datasets, where), split, where)
+        if split == "val" and is_test_name(part):
+            self.test_part = f"the split {part!r} of {where}"
         picture = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
         named = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
         label = next(iter(named), "label" if "label" in rows.features else None)
@@ -102,13 +104,14 @@ def _load(datasets: Any, where: str) -> Any:
         raise MetamixerError(f"{where} cannot be opened ({reason or type(error).__name__})") from None
 
 
-def _split_of(loaded: Any, split: Split | None, where: str) -> Any:
+def _split_of(loaded: Any, split: Split | None, where: str) -> tuple[Any, str]:
+    """The rows of a split and what it is called there."""
     if not isinstance(loaded, dict):  # a single split
         if split is not None:
             raise MetamixerError(f"{where} holds a single split, where one named {split!r} is wanted")
-        return loaded
+        return loaded, ""
     wanted = list(loaded) if split is None and len(loaded) == 1 else SPLIT_NAMES[split] if split else ()
     found = next((name for name in wanted if name in loaded), None)
     if found is None:
         raise MetamixerError(f"{where} has no split for {split or 'a single use'}; its splits: {', '.join(loaded)}")
-    return loaded[found]
+    return loaded[found], found

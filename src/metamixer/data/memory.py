@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from metamixer.data.reading import Reader
 from metamixer.data.source import Pictures
 from metamixer.data.transforms import pixels_of
 from metamixer.errors import MetamixerError
@@ -23,10 +24,7 @@ def keep_in_memory(pictures: Pictures, limit: int = 1 << 30, workers: int = 0) -
         limit: bytes; a picture takes three times its width times its height.
         workers: processes that decode.
     """
-    # With a generator of its own: a DataLoader draws a number from the global one, and models would begin differently.
-    loader = DataLoader(
-        _Pixels(pictures), batch_size=64, num_workers=workers, collate_fn=list, generator=torch.Generator()
-    )
+    loader = Reader(_Pixels(pictures), batch_size=64, num_workers=workers, collate_fn=list)
     decoded: list[Tensor | None] = []
     for batch in loader:
         decoded += batch
@@ -58,6 +56,7 @@ class _KeptPictures(Pictures):
     def __init__(self, source: Pictures, decoded: list[Tensor | None]) -> None:
         self.source = source
         self.classes, self.labels, self.transform = source.classes, source.labels, source.transform
+        self.test_part = source.test_part
         self.sizes = [(0, 0) if pixels is None else (pixels.shape[0], pixels.shape[1]) for pixels in decoded]
         ends = torch.tensor([3 * height * width for height, width in self.sizes]).cumsum(0)
         self.starts = [0, *ends.tolist()]

@@ -52,6 +52,7 @@ class PublicSet:
         archives: what is downloaded.
         pictures: the pictures in the downloaded archives.
         counts: pictures in train and in val, which are checked; None where the split is ours.
+        val_is_test: val is the set's test part, as it has no other.
     """
 
     title: str
@@ -59,6 +60,7 @@ class PublicSet:
     archives: tuple[Archive, ...]
     pictures: Callable[[list[Path]], Iterator[Picture]]
     counts: tuple[int, int] | None
+    val_is_test: bool = False
 
 
 def _is_picture(name: PurePosixPath) -> bool:
@@ -194,6 +196,7 @@ PUBLIC_SETS = {
         ),
         _cifar("batches.meta.txt", 1),
         (50000, 10000),
+        val_is_test=True,
     ),
     "cifar100": PublicSet(
         "a hundred classes of objects, 32 × 32",
@@ -208,6 +211,7 @@ PUBLIC_SETS = {
         ),
         _cifar("fine_label_names.txt", 2),
         (50000, 10000),
+        val_is_test=True,
     ),
     "tiny-imagenet": PublicSet(
         "200 classes of ImageNet, 64 × 64",
@@ -249,5 +253,6 @@ PUBLIC_SETS = {
         ),
         _pets,
         (3680, 3669),
+        val_is_test=True,
     ),
 }

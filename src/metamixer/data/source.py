@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
+from metamixer.data.reading import Reader
 from metamixer.errors import MetamixerError
 
 Split = Literal["train", "val"]
 BadPictures = Literal["raise", "skip", "check"]
+SOURCE_FILE = "source.json"  # what `metamixer data fetch` says of a set in its folder
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation", "test")}
 
 
@@ -28,11 +32,13 @@ class Pictures(Dataset[tuple[Any, int]]):
         classes: names in the order of their indices.
         labels: the class index of every picture.
         transform: from an upright RGB PIL picture to what a sample holds; None for the picture itself.
+        test_part: what they are called, where they are the test part of a set.
     """
 
     classes: list[str]
     labels: Sequence[int]
     transform: Callable[[Any], Any] | None = None
+    test_part: str | None = None
     _unreadable: torch.Tensor | None = None
 
     @abstractmethod
@@ -83,7 +89,7 @@ class Pictures(Dataset[tuple[Any, int]]):
         raise MetamixerError(f"none of the {len(self)} pictures can be read, {self.name(index)} among them")
 
 
-class PictureLoader(DataLoader[Any]):
+class PictureLoader(Reader):
     """Batches of Pictures in order; an unreadable one raises its one sentence, from worker processes too.
 
     Where the pictures skip unreadable ones they are left out here, so that none counts twice.
@@ -92,12 +98,8 @@ class PictureLoader(DataLoader[Any]):
     def __init__(self, pictures: Pictures, batch_size: int, **options: Any) -> None:
         super().__init__(_ErrorsAsSamples(pictures), batch_size, collate_fn=_collate, **options)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, MetamixerError):
-                raise batch
-            if batch is not None:
-                yield batch
+    def __iter__(self) -> Any:
+        return (batch for batch in super().__iter__() if batch is not None)
 
 
 class _ErrorsAsSamples(Dataset[Any]):
@@ -125,10 +127,7 @@ def _collate(samples: list[Any]) -> Any:
 
 def check_readable(pictures: Pictures, workers: int = 0) -> None:
     """Read every picture. Raises MetamixerError that counts those that cannot be read and names the first."""
-    # With a generator of its own, so that a run that checks first is the run that does not.
-    loader = DataLoader(
-        _Faults(pictures), batch_size=64, num_workers=workers, collate_fn=list, generator=torch.Generator()
-    )
+    loader = Reader(_Faults(pictures), batch_size=64, num_workers=workers, collate_fn=list)
     faults = [fault for batch in loader for fault in batch if fault is not None]
     if faults:
         raise MetamixerError(f"{len(faults)} of {len(pictures)} pictures cannot be read; the first: {faults[0]}")
@@ -188,9 +187,36 @@ def _opened(where: str, split: Split | None, classes: Sequence[str] | None) -> P
     if where.startswith("hf://") or is_saved_data_set(where):
         return HuggingFacePictures(where, split, classes)
     shards = find_shards(where, split)
+    pictures: Pictures
+    names: tuple[str, ...] = ()
     if shards:
-        return ShardPictures(shards, classes)
-    return ImageFolder(where if split is None else split_folder(where, split), classes=classes)
+        pictures = ShardPictures(shards, classes)
+        if Path(where).is_dir():
+            names = Path(shards[0]).name, Path(shards[0]).parent.name
+    else:
+        folder = Path(where) if split is None else split_folder(where, split)
+        pictures = ImageFolder(folder, classes=classes)
+        names = (folder.name,)
+    if split == "val" and any(is_test_name(name) for name in names):
+        pictures.test_part = f"{where}/test"
+    elif split == "val" and _fetched_with_test_part_as_val(where):
+        pictures.test_part = f"{where}/val"
+    return pictures
+
+
+def is_test_name(name: str) -> bool:
+    """Whether a folder, a shard or a split is called a test part."""
+    return re.fullmatch(r"test(ing)?([^a-z].*)?", name, re.IGNORECASE) is not None
+
+
+def _fetched_with_test_part_as_val(where: str) -> bool:
+    """Whether ``metamixer data fetch`` made the folder, of a set whose only other part is its test part."""
+    from metamixer.data.files import read_text
+
+    try:
+        return json.loads(read_text(Path(where, SOURCE_FILE))).get("val_is_test") is True
+    except (MetamixerError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def default_workers() -> int:

@@ -239,6 +239,9 @@ class Classification(Task):
     def save(self, model: nn.Module, path: Path) -> None:
         save_checkpoint(model, path, classes=self.classes, preprocessing=self.preprocessing)
 
+    def test_part(self) -> str | None:
+        return self.validation.test_part
+
     def notes(self) -> list[str]:
         # Each process knows those that it came upon.
         found = from_all([*self.train.unreadable, *self.validation.unreadable])

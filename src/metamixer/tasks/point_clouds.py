@@ -27,6 +27,7 @@ from metamixer.data.clouds import (
     voxelise,
 )
 from metamixer.data.files import replace_when_done
+from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetPoints, about, create_network, save_network
 from metamixer.tasks.evaluation_mode import evaluation_mode
@@ -82,6 +83,7 @@ class PointSegmentation(Task):
     checkpoint: str | None = None
 
     metric = "miou"
+    smallest_part = 1
 
     def __post_init__(self) -> None:
         known = ("coord", *ATTRIBUTES)
@@ -101,6 +103,9 @@ class PointSegmentation(Task):
         for scenes in self._val:
             for cloud in scenes:  # read once, as in every evaluation, so that what is wrong is known before training
                 _labels_of(cloud)
+
+    def test_part(self) -> str | None:
+        return next((str(Path(self.data, part)) for part in self.val if is_test_name(Path(part).name)), None)
 
     def create_model(self) -> FFNetPoints:
         model = create_network(

@@ -19,6 +19,7 @@ from metamixer.data.degradation import imresize
 from metamixer.data.files import replace_when_done
 from metamixer.data.picture_pairs import PicturePairs
 from metamixer.data.pictures import read_picture, to_rgb
+from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
 from metamixer.networks import FFNetSR, create_network, save_network, upscale
 from metamixer.tasks.evaluation_mode import evaluation_mode
@@ -64,6 +65,7 @@ class SuperResolution(Task):
     tile: int = 192
 
     metric = "psnr"
+    smallest_part = 1
 
     def __post_init__(self) -> None:
         require(self.crop >= self.scale, "crop must be at least the scale")
@@ -83,6 +85,10 @@ class SuperResolution(Task):
         self._validation = PicturePairs(validation, self.scale, self.small_validation)
         self._validation.check_sizes(border=self.scale)
         self._bicubic: tuple[float, float] | None = None
+        self._test_part = str(validation) if is_test_name(Path(validation).name) else None
+
+    def test_part(self) -> str | None:
+        return self._test_part
 
     def create_model(self) -> FFNetSR:
         sizes = {"dim": self.dim, "depth": self.depth}

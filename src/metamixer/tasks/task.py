@@ -50,6 +50,9 @@ class Task(ABC):
     #: Processes that ``evaluate`` reads with, which the loop sets: 0 for none, None for what suits the machine.
     workers: int | None = None
 
+    #: Samples that a network with batch norms must see at once; 1 where a sample holds many things to take a mean of.
+    smallest_part: ClassVar[int] = 2
+
     @abstractmethod
     def open(self) -> None:
         """Find and check the data. Raises MetamixerError for all that can be known to be wrong before training."""
@@ -109,6 +112,13 @@ class Task(ABC):
     @abstractmethod
     def save(self, model: nn.Module, path: Path) -> None:
         """Write a file that ``mm.create_model`` or ``mm.build`` loads, with what prediction needs beside weights."""
+
+    def test_part(self) -> str | None:
+        """What the validation samples are called where they are a test part; None where they are none.
+
+        The best epoch is chosen on them, so that their result is no test any more, which has to be said.
+        """
+        return None
 
     def notes(self) -> list[str]:
         """Sentences for the end of a run, such as which files were skipped; all processes call it, one says them."""

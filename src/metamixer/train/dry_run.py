@@ -16,8 +16,8 @@ from metamixer.ops import use_transform
 from metamixer.train import distributed
 from metamixer.train.config import TrainConfig
 from metamixer.train.optim import create_optimizer
-from metamixer.train.run import fit_to_data, prepare_model, to_device
-from metamixer.train.sampler import BatchSampler, Share
+from metamixer.train.run import batch_sampler, fit_to_data, prepare_model, require_enough_a_part, to_device
+from metamixer.train.sampler import Share
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def estimate(config: TrainConfig) -> Estimate:
     config = fit_to_data(config, len(task), accelerator.num_processes)
     model = prepare_model(task.create_model(), config).to(accelerator.device)
     share = Share(0, accelerator.num_processes, config.accumulate)
-    sampler = BatchSampler(len(task), config.batch_size, config.seed, config.sizes_at, config.repeats, share)
+    sampler = batch_sampler(config, len(task), share)
+    require_enough_a_part(task, model, sampler, config)
     size = max(config.sizes, default=config.progressive[1] if config.progressive else None)
     count = min(2, len(task))
     batch = task.collate([task.sample(index, size) for index in range(count)])

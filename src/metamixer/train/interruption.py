@@ -19,10 +19,33 @@ class TrainingInterruptedError(MetamixerError):
         self.exit_code = exit_code
 
 
+class StoppedInsideError(KeyboardInterrupt):
+    """A signal came inside a block that it may end (:meth:`Interruption.ends`)."""
+
+
 class Interruption:
     """The signal that came, if one did."""
 
     signal: int | None = None
+    _may_raise = False
+
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """A block that a signal ends at once, by StoppedInsideError: one that changes nothing of the run."""
+        self._may_raise = True
+        try:
+            if self.signal is not None:
+                raise StoppedInsideError
+            yield
+        finally:
+            self._may_raise = False
+
+    def note(self, number: int) -> None:
+        """A signal has come."""
+        self.signal = number
+        if self._may_raise:
+            self._may_raise = False
+            raise StoppedInsideError
 
 
 @contextmanager
@@ -39,8 +62,8 @@ def watch_signals() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        interruption.signal = number
         restore()
+        interruption.note(number)
 
     for number in before:
         signal.signal(number, note)

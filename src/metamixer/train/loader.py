@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from metamixer.data.reading import Reader, ReadingEndedError
 from metamixer.errors import MetamixerError
+from metamixer.tasks.sharing import processes
 from metamixer.tasks.task import Task
 from metamixer.train.sampler import BatchSampler, Key
 
@@ -24,31 +26,47 @@ class Batch(NamedTuple):
     data: Any
 
 
-class TaskLoader(DataLoader[Any]):
+class TaskLoader(Reader):
     """Batches of a task. Unreadable samples raise their one sentence, from worker processes too.
 
     Every sample is augmented, and every batch collated, under a seed of its own that follows from the run's seed, the
     epoch and the place in it, so the batches depend neither on the number of workers nor on where a run was taken up.
     The workers live as long as the loader; ``sampler.set_epoch`` decides what the next iteration reads.
+
+    Attributes:
+        ended: what is to be said of a worker that has died where several processes train together. This one then reads
+            by itself until all have agreed to stop, as the others wait for its part of the next step.
     """
 
+    ended: str = ""
+
     def __init__(self, task: Task, sampler: BatchSampler, workers: int, pin_memory: bool) -> None:
+        self.batches = sampler
         super().__init__(
             _Samples(task),
             batch_sampler=sampler,
             collate_fn=_Collate(task),
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_loop,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # else each iteration draws from the global one, and resuming would differ
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, MetamixerError):
-                raise batch
-            yield batch
+    def __iter__(self) -> Any:  # an iterator over Batch
+        done = 0
+        try:
+            for batch in super().__iter__():
+                done += 1
+                yield batch
+        except ReadingEndedError as error:
+            if processes() == 1:
+                raise
+            self.ended = str(error)
+        if self.ended:
+            for keys in islice(iter(self.batches), done, None):
+                batch = self.collate_fn([self.dataset[key] for key in keys])
+                if isinstance(batch, MetamixerError):
+                    raise batch
+                yield batch
 
 
 class _Samples(Dataset[Any]):
@@ -97,9 +115,3 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
-
-
-def _leave_signals_to_the_loop(worker: int) -> None:
-    """Ctrl-C reaches a terminal's whole process group; workers outlive it, so that the loop can save and end."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from metamixer.errors import MetamixerError
 from metamixer.tasks.sharing import all_or_none
 from metamixer.train import distributed
 from metamixer.train.config import TrainConfig
-from metamixer.train.interruption import watch_signals
+from metamixer.train.interruption import StoppedInsideError, watch_signals
 from metamixer.train.records import Records
 from metamixer.train.run import Run
 from metamixer.train.watch import Step, Watch
@@ -54,15 +55,15 @@ def train(config: TrainConfig, on_step: Callable[[Step], None] | None = None) ->
     Raises MetamixerError for data, models, checkpoints or folders that do not fit, for a sample that cannot be read,
     and where the loss is no longer finite; TrainingInterruptedError after SIGTERM or Ctrl-C, once the state is saved.
     """
-    run = Run(config, distributed.start(config))
-    at = run.progress
-    with watch_signals() as interruption, Records.of(run).open() as records:
-        watch = Watch(run, records, interruption, on_step)
-        while at.epoch < config.epochs:
-            train_epoch(run, watch)
-            finish_epoch(run, records)
-            watch.stop_if_asked()
-        records.notes(run.task.notes())
+    with ExitStack() as opened:
+        run = Run(config, distributed.start(config), opened)
+        at = run.progress
+        with watch_signals() as interruption, Records.of(run).open() as records:
+            watch = Watch(run, records, interruption, on_step)
+            while at.epoch < config.epochs:
+                train_epoch(run, watch)
+                finish_epoch(run, watch)
+            records.notes(run.notes())
     best, last = run.folder / "best.safetensors", run.folder / "last.safetensors"
     return TrainResult(run.task.metric, at.best, at.best_epoch, best, last)
 
@@ -72,7 +73,16 @@ def train_epoch(run: Run, watch: Watch) -> None:
     config, accelerator, model, optimizer, at = run.config, run.accelerator, run.model, run.optimizer, run.progress
     model.train()
     watch.restart_clock()
-    for parts in run.batches():
+    batches = run.batches()
+    while True:
+        try:
+            parts = next(batches, None)
+        except MetamixerError as error:  # a sample that cannot be read, or the end of who reads them
+            if accelerator.num_processes > 1:  # the others are in their next step
+                raise
+            watch.save_and_end(error)
+        if parts is None:
+            break
         losses: dict[str, Tensor] = {}
         for i, part in enumerate(parts, 1):
             with nullcontext() if i == len(parts) else accelerator.no_sync(model):
@@ -83,27 +93,27 @@ def train_epoch(run: Run, watch: Watch) -> None:
                 accelerator.backward(sum(named.values()) / len(parts))
             for name, value in named.items():
                 losses[name] = losses.get(name, 0) + value.detach() / len(parts)
-        if config.clip_grad:
-            accelerator.clip_grad_norm_(run.parameters, config.clip_grad)
+        norm = run.clip_gradients()
         optimizer.step()
         optimizer.zero_grad()
         at.step, at.batch = at.step + 1, at.batch + 1
         run.scheduler.step_update(at.step)
         if run.ema:
             run.ema.update(run.plain, step=at.step)
-        watch.done(losses, parts)
-        if watch.stop or (config.save_every and at.step % config.save_every == 0):
+        watch.done(losses, norm, parts)
+        if watch.wants_to_end or (config.save_every and at.step % config.save_every == 0):
             watch.catch_up()
             run.save()
-            watch.stop_if_asked()
+            watch.end_if_asked()
     watch.catch_up()
 
 
-def finish_epoch(run: Run, records: Records) -> None:
+def finish_epoch(run: Run, watch: Watch) -> None:
     """Validate, and write what the epoch has brought."""
     at, task = run.progress, run.task
+    run.require_finite()
     weights = run.weights()
-    metrics = task.evaluate(weights, run.accelerator.device)
+    metrics = validate(run, watch, weights)
     at.rows.append(
         {
             "epoch": at.epoch + 1,
@@ -125,5 +135,27 @@ def finish_epoch(run: Run, records: Records) -> None:
             if better:
                 task.save(weights, run.folder / "best.safetensors")
     at.epoch, at.batch, at.seen, at.loss_sum, at.seconds = at.epoch + 1, 0, 0, 0.0, 0.0
-    records.epoch(at.step, at.rows)
+    with all_or_none():
+        watch.records.epoch(at.step, at.rows)
     run.save()
+    watch.agree()
+    if watch.wants_to_end:
+        watch.end_if_asked()
+
+
+def validate(run: Run, watch: Watch, weights: nn.Module) -> dict[str, float]:
+    """The task's metrics. What ends it, a signal or a sample that cannot be read, finds the epoch's steps saved.
+
+    A signal ends it at once in a run of one process; several would wait for each other.
+    """
+    alone = run.accelerator.num_processes == 1
+    try:
+        with watch.interruption.ends() if alone else nullcontext():
+            return run.task.evaluate(weights, run.accelerator.device)
+    except StoppedInsideError:
+        run.save()
+        watch.agree()
+        watch.end_if_asked(" in its validation")
+        raise
+    except MetamixerError as error:
+        watch.save_and_end(error, " in its validation")

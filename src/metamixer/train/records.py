@@ -17,6 +17,7 @@ import torch
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
 from metamixer.printing import Bar, note
+from metamixer.train.events import Events
 from metamixer.train.run import Row, Run
 
 STEPS_BETWEEN_EVENTS = 10
@@ -48,9 +49,7 @@ class Records:
         self.modules = [_module(name) for name in trackers] if active else []
         self.bar = Bar(total=steps, done=first_step, active=active, stays=True, stream="stdout")
         if active:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+            self.events = Events(folder / "tensorboard", first_step + 1 if first_step else 0)
             for module in self.modules:
                 module.init(project="metamixer", name=folder.name, config=dict(config or {}))
 
@@ -88,8 +87,7 @@ class Records:
             note(sentence)
 
     def _log(self, row: Row, step: int) -> None:
-        for name, value in row.items():
-            self.events.add_scalar(name, value, step)
+        self.events.add(row, step)
         for module in self.modules:
             module.log(row, step=step)
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
@@ -18,12 +19,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, recursively_apply, send_to_device, set_seed
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from metamixer.data.files import make_folder, replace_when_done
+from metamixer.data.folder_lock import alone_in
 from metamixer.data.source import default_workers
+from metamixer.data.unfinished import temporary_beside
 from metamixer.errors import MetamixerError
 from metamixer.printing import note
 from metamixer.tasks.sharing import all_or_none, from_all, process
+from metamixer.tasks.task import Task
 from metamixer.train import checkpointing, distributed
 from metamixer.train.config import TrainConfig
 from metamixer.train.loader import Batch, TaskLoader
@@ -32,8 +37,8 @@ from metamixer.train.sampler import BatchSampler, Share
 
 Row = dict[str, float]
 
-RESULTS = ("metrics.csv", "best.safetensors", "last.safetensors", "checkpoints", "tensorboard")
-"""What a run leaves in its folder beside its settings."""
+RESULTS = ("checkpoints", "metrics.csv", "best.safetensors", "last.safetensors", "tensorboard")
+"""What a run leaves in its folder beside its settings, the part first that another run could go on from."""
 
 
 @dataclass
@@ -62,10 +67,16 @@ class Progress:
 class Run:
     """Model, data, optimiser and schedule of a run, set up for all processes and resumed where that was asked for.
 
-    Raises MetamixerError for data, models, checkpoints or folders that do not fit.
+    Args:
+        config: all settings.
+        accelerator: of this process.
+        opened: what is to be closed when the run ends, its folder's lock, is entered here.
+
+    Raises MetamixerError for data, models, checkpoints or folders that do not fit, and where another training is using
+    the folder.
     """
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, opened: ExitStack) -> None:
         self.accelerator = accelerator
         self.task = task = config.task
         set_seed(config.seed)
@@ -75,11 +86,14 @@ class Run:
             workers = default_workers() if config.workers is None else config.workers
             task.workers = workers
             self.plain = task.create_model()
+            share = Share(accelerator.process_index, accelerator.num_processes, config.accumulate)
+            self.sampler = batch_sampler(config, len(task), share)
+            require_enough_a_part(task, self.plain, self.sampler, config)
         self.folder = Path(config.folder)
-        resumed = self._open_folder()
+        resumed = self._open_folder(opened)
+        if (said := choice(task)) and accelerator.is_main_process:
+            note(said)
 
-        share = Share(accelerator.process_index, accelerator.num_processes, config.accumulate)
-        self.sampler = BatchSampler(len(task), config.batch_size, config.seed, config.sizes_at, config.repeats, share)
         self.loader = TaskLoader(task, self.sampler, workers, pin_memory=accelerator.device.type == "cuda")
         self.steps = sum(self.sampler.steps(epoch) for epoch in range(config.epochs))
 
@@ -115,8 +129,32 @@ class Run:
         distributed.equalise_buffers(model)
         return model
 
+    def clip_gradients(self) -> Tensor:
+        """Limit the gradients' norm, where ``clip_grad`` says so, and return it; 0 where fp16's scaler looks at it."""
+        if self.config.clip_grad:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_grad)
+        else:
+            norm = get_total_norm([weight.grad for weight in self.parameters if weight.grad is not None])
+        norm = torch.as_tensor(norm, dtype=torch.float32, device=self.accelerator.device)
+        return torch.zeros_like(norm) if self.accelerator.scaler else norm
+
+    def require_finite(self) -> None:
+        """Raise MetamixerError where a weight is no finite number any more: such a run is not to be kept."""
+        if not bool(torch.stack([weight.detach().isfinite().all() for weight in self.parameters]).all()):
+            raise MetamixerError(
+                f"weights are no finite numbers after step {self.progress.step}; {self.last_good()}; lower --lr"
+            )
+
+    def notes(self) -> list[str]:
+        """What is to be said when the run ends."""
+        return [*filter(None, [choice(self.task)]), *self.task.notes()]
+
     def save(self) -> None:
-        """Write a checkpoint, and make the processes equal to what it holds. All of them call it."""
+        """Write a checkpoint, and make the processes equal to what it holds. All of them call it.
+
+        Raises MetamixerError where it cannot be written, or its weights are not finite.
+        """
+        self.require_finite()
         for model in (self.plain, *([self.ema.module] if self.ema else ())):
             distributed.equalise_buffers(model)
         state = self._state()
@@ -127,6 +165,11 @@ class Run:
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint in the run's folder."""
         return next(reversed(checkpointing.checkpoints(self.folder / "checkpoints")), None)
+
+    def last_good(self) -> str:
+        """Where to go on from, for messages."""
+        good = self.last_checkpoint()
+        return f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -154,15 +197,16 @@ class Run:
         if process < len(state["generators"]):
             checkpointing.restore_generators(state["generators"][process], self.accelerator.device)
 
-    def _open_folder(self) -> tuple[Path, dict[str, Any]] | None:
-        """Make the folder and write what repeats the run into it; the checkpoint to go on from, if there is one.
+    def _open_folder(self, opened: ExitStack) -> tuple[Path, dict[str, Any]] | None:
+        """Make the folder, keep others out of it and write what repeats the run into it; the checkpoint to go on from,
+        if there is one.
 
         Being written this early also shows whether the folder can be written.
         """
         config, first = self.config, self.accelerator.is_main_process
         with all_or_none():
             if first:
-                make_folder(self.folder)
+                opened.enter_context(alone_in(make_folder(self.folder), "training"))
         path = self.last_checkpoint() if config.resume == "auto" else config.resume and Path(config.resume)
         path = from_all(path)[0]  # the first process's, even where another machine does not see its folder
         resumed = None
@@ -171,25 +215,74 @@ class Run:
                 resumed = path, checkpointing.read(path)
                 checkpointing.check_same(config, resumed[1]["config"], path)
             if first:
-                if resumed is None:
-                    self._make_way()
+                if not path or path.resolve().parent != (self.folder / "checkpoints").resolve():
+                    self._make_way(anew=not path)
                 write_json(self.folder / "config.json", config.to_dict())
-                write_json(self.folder / "environment.json", environment(self.accelerator))
+                write_json(self.folder / "environment.json", environment(self.accelerator, self.task))
         return resumed
 
-    def _make_way(self) -> None:
-        """Delete an earlier run in the folder, where that was asked for. Raises MetamixerError where it was not."""
+    def _make_way(self, anew: bool) -> None:
+        """Delete an earlier run in the folder, where that was asked for. Raises MetamixerError where it was not.
+
+        All of it is moved aside first, so that it is whole where that fails, and so that a run that is killed here
+        leaves nothing for the next to go on from. The new settings are written later.
+
+        Args:
+            anew: the run does not begin with another one's checkpoint.
+        """
         earlier = [path for name in RESULTS if (path := self.folder / name).exists()]
         settings = self.folder / "config.json"
-        if earlier and self.config.resume and settings.is_file():  # it ended before its first checkpoint
+        if earlier and anew and self.config.resume and settings.is_file():  # it ended before its first checkpoint
             checkpointing.check_same(self.config, json.loads(settings.read_text()), settings)
         elif earlier and not self.config.overwrite:
             raise MetamixerError(
                 f"{self.folder} already holds a run; go on with --resume auto, choose another --out, or replace it with"
                 " --overwrite"
             )
-        for path in earlier:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not earlier:
+            return
+        aside = temporary_beside(self.folder / "replaced")
+        moved: list[str] = []
+        try:
+            aside.mkdir()
+            for path in earlier:
+                path.rename(aside / path.name)
+                moved.append(path.name)
+        except OSError as error:
+            for name in moved:
+                (aside / name).rename(self.folder / name)
+            aside.rmdir()
+            raise MetamixerError(f"{self.folder} cannot be replaced ({error.strerror or error})") from None
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def batch_sampler(config: TrainConfig, samples: int, share: Share) -> BatchSampler:
+    """The batches of a run on so many samples."""
+    return BatchSampler(samples, config.batch_size, config.seed, config.sizes_at, config.repeats, share)
+
+
+def require_enough_a_part(task: Task, model: nn.Module, sampler: BatchSampler, config: TrainConfig) -> None:
+    """Raise MetamixerError where batch norms would see a single sample at once, which has no variance."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    norms = any(isinstance(module, kinds) and module.training for module in model.train().modules())
+    seen = sampler.smallest_part(config.epochs) * (sampler.share.processes if config.sync_bn else 1)
+    if norms and seen < task.smallest_part:
+        sizes = " at the largest of --sizes" if len(config.sizes) > 1 else ""
+        raise MetamixerError(
+            f"batch norms would see {seen} sample at once{sizes}, of which there is no variance; raise --batch-size"
+            + (" or lower --accumulate" if config.accumulate > 1 else "")
+        )
+
+
+def choice(task: Task) -> str | None:
+    """What is to be said where the best epoch is chosen on a test part."""
+    part = task.test_part()
+    if part is None:
+        return None
+    return (
+        f"the best epoch is chosen on {part}, a test part, as there is no other for validation: its result says more"
+        " good of the network than new data would"
+    )
 
 
 def fit_to_data(config: TrainConfig, samples: int, processes: int) -> TrainConfig:
@@ -235,8 +328,8 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """The command, the versions and the machine of a run, ready for JSON."""
+def environment(accelerator: Accelerator, task: Task) -> dict[str, Any]:
+    """The command, the versions and the machine of a run, and what its best epoch is chosen on, ready for JSON."""
     packages = ("metamixer", "torch", "torchvision", "timm", "accelerate", "numpy")
     device = accelerator.device
     return {
@@ -247,6 +340,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
+        "best_epoch_chosen_on": task.test_part() or "the validation part",
     }
 
 

@@ -71,6 +71,12 @@ class BatchSampler(Sampler[list[Key]]):
         """The epoch (from 0) that the next iteration runs through, without its first ``skip`` batches."""
         self.epoch, self.skip = epoch, skip
 
+    def smallest_part(self, epochs: int) -> int:
+        """The fewest samples that a process works through at once, at any size that these epochs may draw."""
+        drawn = (self.sizes_at(epoch) for epoch in range(epochs))
+        counts = {self._count(size, sizes[0]) for sizes in drawn for size in sizes}
+        return min(counts) // (self.share.processes * self.share.parts)
+
     def __len__(self) -> int:
         return (self.steps(self.epoch) - self.skip) * self.share.parts
 

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Watch:
         self.records = records
         self.interruption = interruption
         self.on_step = on_step
-        self.stop = False
+        self.stop = self.ended = False
         self.pending: _Pending | None = None
         self.clock = time.perf_counter()
         self.names: tuple[str, ...] = ()
@@ -73,14 +73,14 @@ class Watch:
         elif set(names) != set(self.names):
             self.other_names = names
 
-    def done(self, losses: Mapping[str, Tensor], parts: Sequence[Batch]) -> None:
-        """A step is under way; look at the one before."""
+    def done(self, losses: Mapping[str, Tensor], norm: Tensor, parts: Sequence[Batch]) -> None:
+        """A step is under way, with gradients of this norm; look at the one before."""
         self.catch_up()
         accelerator = self.run.accelerator
         missing = torch.zeros_like(next(iter(losses.values())))  # only where the names differ, which the flag tells
         values = torch.stack([losses.get(name, missing).float() for name in self.names])
-        flags = (self.interruption.signal is not None, bool(self.other_names))
-        told = torch.cat([values, *(values.new_full((1,), float(flag)) for flag in flags)])
+        flags = (self.interruption.signal is not None, bool(self.other_names), bool(self.run.loader.ended))
+        told = torch.cat([values, norm.reshape(1), *(values.new_full((1,), float(flag)) for flag in flags)])
         indices = [index for part in parts for index in part.indices]
         self.pending = _Pending(
             self.run.progress.step,
@@ -93,18 +93,22 @@ class Watch:
     def catch_up(self) -> None:
         """Look at the step that is under way.
 
-        Raises MetamixerError where its loss is not finite, or has other parts than before on any process.
+        Raises MetamixerError where its loss or its gradients are not finite, or where the loss has other parts than
+        before on any process.
         """
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
-        *values, stop, fault = pending.told.tolist()
+        *values, norm, stop, fault, ended = pending.told.tolist()
         if fault:
             raise MetamixerError(self._other_names(self.other_names, f"step {pending.number}"))
         total = sum(values)
         if not math.isfinite(total):
-            raise MetamixerError(self._complaint(pending, total))
+            raise MetamixerError(self._complaint(pending, f"the loss became {total}"))
+        if not math.isfinite(norm):
+            raise MetamixerError(self._complaint(pending, f"the gradients became {norm} (the loss was {total:.4g})"))
         self.stop = self.stop or stop > 0
+        self.ended = self.ended or ended > 0
         at, now = self.run.progress, time.perf_counter()
         at.seen += pending.samples
         at.loss_sum += total * pending.samples
@@ -117,24 +121,56 @@ class Watch:
         if self.on_step:
             self.on_step(step)
 
-    def stop_if_asked(self) -> None:
-        """Raises TrainingInterruptedError after a signal to any of the processes; the caller has saved the run."""
+    def agree(self) -> None:
+        """At the end of an epoch: what any process has to tell is known to all. All of them call it."""
+        told = from_all((self.interruption.signal is not None, bool(self.run.loader.ended)))
+        self.stop = self.stop or any(stop for stop, _ in told)
+        self.ended = self.ended or any(ended for _, ended in told)
+
+    @property
+    def wants_to_end(self) -> bool:
+        """Whether a signal came to any of the processes, or one of them can read no more."""
+        return self.stop or self.ended
+
+    def end_if_asked(self, inside: str = "") -> None:
+        """Raises TrainingInterruptedError after a signal to any of the processes, MetamixerError where one of them can
+        read no more. The caller has saved the run.
+
+        Args:
+            inside: what was under way, if not a step.
+        """
+        at, config = self.run.progress, self.run.config
+        saved = f"its checkpoint is {self.run.last_checkpoint()}, and --resume auto goes on from it"
+        if at.epoch == config.epochs:
+            saved = f"it was complete, and all of it is saved in {self.run.folder}"
         if self.stop:
             number = self.interruption.signal or signal.SIGTERM
             raise TrainingInterruptedError(
-                f"{signal.Signals(number).name} ended the run after step {self.run.progress.step}; its checkpoint is"
-                f" {self.run.last_checkpoint()}, and --resume auto goes on from it",
+                f"{signal.Signals(number).name} ended the run{inside} after step {at.step}; {saved}",
                 exit_code=128 + number,
             )
+        if self.ended:
+            said = self.run.loader.ended or "on another process a process that reads samples has died"
+            raise MetamixerError(f"{said}; that ended the run after step {at.step}; {saved}")
+
+    def save_and_end(self, error: MetamixerError, inside: str = "") -> NoReturn:
+        """Save what the steps before an error have brought, and raise it, saying so."""
+        self.catch_up()
+        at = self.run.progress
+        if at.step == 0:
+            raise error
+        self.run.save()
+        raise MetamixerError(
+            f"{error}; that ended the run{inside} after step {at.step}; its checkpoint is {self.run.last_checkpoint()},"
+            " and --resume auto goes on from it"
+        ) from None
 
     def _other_names(self, found: Sequence[str], where: str) -> str:
         names, others = (", ".join(sorted(parts)) for parts in (self.names, found))
         said = f"has the parts {others} in {where}" if others else f"has other parts on another process in {where}"
         return f"the loss {said}, not {names} as in the first batch; Task.loss must name the same parts for every batch"
 
-    def _complaint(self, step: _Pending, loss: float) -> str:
+    def _complaint(self, step: _Pending, what: str) -> str:
         shown = ", ".join(self.run.task.describe(index) for index in step.indices[:8])
         more = f" and {len(step.indices) - 8} more" if len(step.indices) > 8 else ""
-        good = self.run.last_checkpoint()
-        where = f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
-        return f"the loss became {loss} in step {step.number}, on {shown}{more}; {where}; lower --lr"
+        return f"{what} in step {step.number}, on {shown}{more}; {self.run.last_good()}; lower --lr"

@@ -49,6 +49,7 @@ class FirstOfEachClass(Pictures):
     def __init__(self, whole: Pictures, count: int) -> None:
         self.whole = whole
         self.classes = whole.classes
+        self.test_part = whole.test_part
         self.indices: list[int] = []
         seen: Counter[int] = Counter()
         for index, label in enumerate(map(int, whole.labels)):
