@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,3 +70,18 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
     finally:
         disk.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A file server on this machine that can misbehave (``tests/file_server.py``)."""
+    with runpy.run_path(str(Path(__file__).with_name("file_server.py")))["running"]() as server:
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, not made yet."""
+    monkeypatch.setenv("METAMIXER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "cache"

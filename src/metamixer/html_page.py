@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from metamixer.printing import as_utf8
+
 
 def render(template: str, **values: Any) -> str:
     """A template with these values, as text that UTF-8 can hold.
@@ -24,8 +26,7 @@ def render(template: str, **values: Any) -> str:
         template: path within the package.
         values: all that the template names; one that is missing is an error.
     """
-    page = _environment().get_template(template).render(values)
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+    return as_utf8(_environment().get_template(template).render(values))
 
 
 @lru_cache

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from metamixer import MetamixerError
 from metamixer.data.download import cache_folder, download, one_process
 
 CONTENTS = bytes(range(256)) * 4096
+WHOLE = "downloads are whole and the file asked for, or not there: no web page, no half, no mixture"
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()
 
 
@@ -134,3 +138,107 @@ def test_a_cache_that_cannot_be_written(server: Any, tmp_path: Path, monkeypatch
 def test_the_cache_is_in_the_home_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METAMIXER_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "metamixer"
+
+
+@pytest.mark.promise("faults", WHOLE)
+def test_a_web_page_is_not_the_file(server: Any, cache: Path) -> None:
+    server.extra["Content-Type"] = "text/html; charset=utf-8"
+    with pytest.raises(MetamixerError, match=r"/file answers with a web page instead of the file; a login or a proxy"):
+        download(url(server), "weights.pth")
+    assert files(cache) == []
+
+
+@pytest.mark.promise("faults", WHOLE)
+@pytest.mark.parametrize("known", [{}, {"sha256": DIGEST}])
+def test_a_broken_answer_without_a_length_is_not_whole(server: Any, cache: Path, known: dict[str, str]) -> None:
+    server.chunked, server.breaks, server.etag = True, 1, '"1"'
+    assert download(url(server), "weights.pth", **known).read_bytes() == CONTENTS
+    assert len(server.requests) == 2
+
+
+@pytest.mark.promise("faults", WHOLE)
+def test_a_file_that_changed_meanwhile_is_not_mixed(server: Any, cache: Path) -> None:
+    server.breaks, server.etag = 10**6, '"1"'
+    with pytest.raises(MetamixerError, match="broke off"):
+        download(url(server), "weights.pth")
+    server.breaks, server.etag = 0, '"2"'
+    server.files["file"] = CONTENTS[::-1]
+    assert download(url(server), "weights.pth").read_bytes() == CONTENTS[::-1]
+    assert server.headers[-1]["If-Range"] == '"1"'
+    assert files(cache) == ["weights.pth"]
+
+
+def test_without_a_mark_or_a_digest_an_earlier_attempt_counts_for_nothing(server: Any, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "weights.pth.part").write_bytes(b"another file")
+    assert download(url(server), "weights.pth").read_bytes() == CONTENTS
+    assert server.requests == [None]
+
+
+def test_another_part_than_asked_for_is_not_taken(server: Any, cache: Path) -> None:
+    """A server that goes on elsewhere: all of it anew, without asking for parts again."""
+    cache.mkdir()
+    (cache / "weights.pth.part").write_bytes(CONTENTS[:1000])
+    server.extra["Content-Range"] = "bytes 7-9/10"
+    server.answers["file"] = [206, 206]
+    with pytest.raises(MetamixerError, match="a part of the file only"):
+        download(url(server), "weights.pth", sha256=DIGEST)
+    del server.extra["Content-Range"]
+    assert download(url(server), "weights.pth", sha256=DIGEST).read_bytes() == CONTENTS
+
+
+def test_a_file_without_contents_is_refused(server: Any, cache: Path) -> None:
+    server.files["file"] = b""
+    with pytest.raises(MetamixerError, match="has no contents and was deleted"):
+        download(url(server), "weights.pth")
+    assert files(cache) == []
+
+
+def test_an_answer_that_never_ends_is_cut_off(server: Any, cache: Path) -> None:
+    server.chunked = True
+    with pytest.raises(MetamixerError, match="has more than 1000 bytes instead of 1000 and was deleted"):
+        download(url(server), "weights.pth", size=1000)
+    assert files(cache) == []
+
+
+@pytest.mark.promise("faults", "a cache that is full, or will be, is told in a sentence and left as it was")
+def test_what_does_not_fit_is_not_begun(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(MetamixerError, match=r"cache has 1 kB free, and 1.05 MB are to be fetched"):
+        download(url(server), "weights.pth")
+    assert files(cache) == []
+
+
+@pytest.mark.promise("faults", "a cache that is full, or will be, is told in a sentence and left as it was")
+def test_a_disk_that_fills_meanwhile(server: Any, small_disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAMIXER_CACHE", str(small_disk.path / "cache"))
+    server.chunked = True  # nobody can tell how much comes
+    server.files["file"] = CONTENTS * 4
+    small_disk.leave(300_000)
+    with pytest.raises(MetamixerError, match=r"cannot be written \((No space left on device|File too large)\)"):
+        download(url(server), "weights.pth")
+    assert files(small_disk.path / "cache") == []
+
+
+@pytest.mark.promise("processes", "of several processes that want one file, one fetches it")
+def test_two_processes_fetch_once(server: Any, cache: Path) -> None:
+    server.files["file"] = CONTENTS * 8
+    code = f"from metamixer.data.download import download; print(download({url(server)!r}, 'weights.pth'))"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in running] == [str(cache / "weights.pth")] * 2
+    assert server.requests == [None]
+    assert (cache / "weights.pth").read_bytes() == CONTENTS * 8
+
+
+def test_what_is_fetched_is_said_before(server: Any, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(MetamixerError):
+        download(url(server, "none"), "weights.pth")
+    assert caplog.messages == [f"fetching {url(server, 'none')}"]
+    with ThreadPoolExecutor(1) as second:
+        with one_process(cache / "weights.pth"):
+            waiting = second.submit(download, url(server), "weights.pth")
+            assert not wait([waiting], timeout=1.5).done
+            (cache / "weights.pth").write_bytes(CONTENTS)
+        assert waiting.result(timeout=60) == cache / "weights.pth"
+    assert caplog.messages[1:] == ["waiting for another process that is fetching weights.pth"]

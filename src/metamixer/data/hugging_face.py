@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from metamixer.data.files import require_regular, walk
+from metamixer.data.hub import with_hub
 from metamixer.data.pictures import decode_picture, read_picture
 from metamixer.data.shards import number_classes, require_every_class
 from metamixer.data.source import SPLIT_NAMES, Pictures, Split, is_test_name
@@ -96,7 +97,7 @@ def _load(datasets: Any, where: str) -> Any:
                     require_regular(folder / name, what="a file of a data set")
             return datasets.load_from_disk(where)
         name, _, configuration = where.removeprefix("hf://").partition(":")
-        return datasets.load_dataset(name, configuration or None)
+        return with_hub(name, lambda: datasets.load_dataset(name, configuration or None))
     except MetamixerError:
         raise
     except Exception as error:  # from network faults to unknown names, each of the package's many layers has its own

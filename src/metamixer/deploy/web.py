@@ -14,12 +14,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metamixer.data.connection import ANSWER, CONNECT
 from metamixer.data.files import make_folder, replace_when_done
 from metamixer.deploy import onnx
 from metamixer.deploy.report import Runtime
 from metamixer.deploy.settings import PLAIN, Settings
 from metamixer.errors import MetamixerError
 from metamixer.html_page import render
+from metamixer.printing import notices
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,16 +107,32 @@ def _fetch(path: Path) -> None:
     with replace_when_done(path) as temporary:
         folder = make_folder(temporary.with_suffix(".npm"))
         try:
-            command = ["npm", "pack", f"onnxruntime-web@{VERSION}", "--silent", "--pack-destination", str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or ["nothing"]
-                raise MetamixerError(f"npm could not fetch onnxruntime-web {VERSION}; its last line: {lines[-1]}")
+            notices.warning("fetching onnxruntime-web %s with npm", VERSION)
+            # npm by itself tries for minutes where there is no network; this asks for a few lines only.
+            _npm("view", "version", f"--fetch-timeout={1000 * CONNECT:.0f}", "--fetch-retries=0", timeout=2 * ANSWER)
+            _npm("pack", "--pack-destination", str(folder), timeout=600)
             shutil.move(folder / PACKAGE, temporary)
-        except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        except FileNotFoundError as error:
             raise MetamixerError(f"npm could not fetch onnxruntime-web {VERSION} ({error})") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _npm(action: str, *arguments: str, timeout: float) -> None:
+    """One of npm's actions on the package. Raises MetamixerError with npm's own reason where it fails or hangs."""
+    command = ["npm", action, f"onnxruntime-web@{VERSION}", "--json", *arguments]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise MetamixerError(f"npm did not answer in {timeout:.0f} seconds; is there a network?") from None
+    if done.returncode:
+        try:
+            reason = json.loads(done.stdout)["error"]["summary"]
+        except (ValueError, TypeError, KeyError):
+            reason = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
+        raise MetamixerError(f"npm could not fetch onnxruntime-web {VERSION} ({reason}); is there a network?")
 
 
 def _config(model: Path, metadata: Any) -> dict[str, Any]:

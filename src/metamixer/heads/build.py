@@ -25,12 +25,13 @@ from metamixer.heads.retinanet import RetinaNet
 from metamixer.heads.semantic_fpn import SemanticFPN
 from metamixer.heads.ssdlite import SSDLite
 from metamixer.heads.upernet import UPerNet
-from metamixer.models import create_model, list_models
+from metamixer.models import check_tag, create_model, list_models
 from metamixer.printing import notices
 from metamixer.schemas import ARGUMENTS, made_by, parameters_of, validated, validated_arguments
 from metamixer.weights.checkpoint import Metadata, read_metadata
 from metamixer.weights.load import COUNTERS, check_fit, check_size, read_network
 from metamixer.weights.released_dense import dense_to_our_layout
+from metamixer.weights.timm_weights import timm_weights
 
 
 @dataclass(frozen=True)
@@ -261,9 +262,11 @@ def _make_backbone(name: str, pretrained: bool | None, arguments: dict[str, Any]
         near = get_close_matches(architecture, timm.list_models(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise MetamixerError(f"unknown backbone {name!r}{hint}")
+    check_tag(name)
     wanted = bool(tag) if pretrained is None else pretrained
+    weights = {"pretrained_cfg_overlay": timm_weights(name)} if wanted else {}
     return _created(
-        name, lambda: timm.create_model(name, features_only=True, pretrained=wanted, **arguments), arguments
+        name, lambda: timm.create_model(name, features_only=True, pretrained=wanted, **weights, **arguments), arguments
     )
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
-from metamixer.models import list_models, load_model
+from metamixer.models import check_tag, list_models, load_model
+from metamixer.weights.timm_weights import timm_weights
 
 Distillation = Literal["hard", "soft"]
 
@@ -57,11 +58,14 @@ def load_teacher(name: str) -> nn.Module:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 1)
         raise MetamixerError(f"unknown teacher {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    check_tag(name)
+    overlay = timm_weights(name)
     try:
-        return timm.create_model(name, pretrained=True)
-    except Exception as error:  # of the hub's client, the network or the disk: all of them its user's matter
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # of whatever reads the file: all of them its user's matter
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MetamixerError(f"the weights of the teacher {name} cannot be loaded ({reason})") from None
+        file = overlay.get("file", "its file")
+        raise MetamixerError(f"the weights of the teacher {name} cannot be loaded from {file} ({reason})") from None
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, kind: Distillation, temperature: float = 1.0) -> Tensor:
