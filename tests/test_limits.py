@@ -59,7 +59,7 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"size": "x" * 500}, f"size must be a whole number from 1 to 8192, not '{'x' * 56}…"),
     ({"size": None}, "size must be a whole number from 1 to 8192, not None"),
     ({"workers": -1}, "workers must be a whole number from 0 to 256 (or left out), not -1"),
-    ({"scales": (1, math.inf)}, "scales must be a number from 0 to 1000000000, not (1, inf)"),
+    ({"scales": (1, math.inf)}, "scales must be a number from 0 to 1e+38, not (1, inf)"),
     ({"sizes": (1, 0)}, "sizes must be a whole number from 1 to 8192, not (1, 0)"),
     ({"name": ""}, "name must be a text of 1 to 4096 characters, not ''"),
 ]
@@ -99,7 +99,7 @@ def test_a_side_is_a_whole_number_in_its_range_or_refused(value: Any) -> None:
 
 def test_ranges_in_words() -> None:
     assert describe(Side) == "a whole number from 1 to 8192"
-    assert describe(limits.Positive) == "a number above 0 and of at most 1000000000"
+    assert describe(limits.Positive) == "a number above 0 and of at most 1e+38"
     assert describe(limits.ShareBelowOne) == "a number of 0 or more and below 1"
 
 
@@ -107,8 +107,9 @@ def test_memory_is_asked_for_before_it_is_taken(monkeypatch: pytest.MonkeyPatch)
     free = limits.available_memory()
     assert free is None or free > 2**24  # else this test would hardly run
     monkeypatch.setattr(limits, "available_memory", lambda: 10**9)
-    limits.require_memory_for_pictures(1, 1000, 1000)
-    with pytest.raises(MetamixerError, match=r"a batch of 128 × 3 × 4096 × 4096 needs 32.2 GB .* and 1 GB are free"):
-        limits.require_memory_for_pictures(128, 4096, 4096)
+    limits.require_memory_for_pictures(8, 1000, 1000, at_once=8)
+    monkeypatch.setattr(limits, "available_memory", lambda: 10**7)
+    with pytest.raises(MetamixerError, match=r"128 pictures of 8 × 4096 pixels: 319 MB or more .* and 10 MB are free"):
+        limits.require_memory_for_pictures(128, 4096, 8, at_once=128)
     monkeypatch.setattr(limits, "available_memory", lambda: None)
     limits.require_memory(10**18, "what is not known")

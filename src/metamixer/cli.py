@@ -13,7 +13,7 @@ from importlib import import_module
 from types import FrameType
 from typing import NamedTuple
 
-from metamixer.errors import MetamixerError
+from metamixer.errors import MetamixerError, SettingError
 from metamixer.printing import complain, note, say
 
 
@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _run(arguments)
         sys.stdout.flush()
         return code
+    except SettingError as error:
+        complain(_by_flag(error, arguments[0]))
+        return 2 if error.name else 1
     except MetamixerError as error:
         complain(error)
         return 1
@@ -78,6 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return 1
+
+
+def _by_flag(error: SettingError, verb: str) -> str:
+    """The sentence, with the flag in place of the parameter that it sets."""
+    sentence = str(error)
+    if not error.name:
+        return sentence
+    flag = f"--{error.name.replace('_', '-')}"
+    return f"{flag}{sentence.removeprefix(error.name)}; see metamixer {verb} --help"
 
 
 class _Terminated(KeyboardInterrupt):
@@ -116,6 +128,9 @@ def _run(arguments: list[str]) -> int:
 
         say(f"metamixer {__version__}")
         return 0
+    if "" in arguments:
+        complain("an argument is empty; leave out what is not meant")
+        return 2
     name, *rest = arguments
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, 1)

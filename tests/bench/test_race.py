@@ -285,8 +285,8 @@ def test_another_race_in_the_folder_is_refused(raced: Raced) -> None:
             "'metaformer_nan'; did you mean 'metaformer_nano'",
         ),
         ({"pretrained": True}, ["pooling"], {}, "fresh weights"),
-        ({}, ["pooling"], {"seeds": 0}, "seeds must be 1 or more"),
-        ({}, ["pooling"], {"rounds": 0}, "threads and rounds must be 1 or more"),
+        ({}, ["pooling"], {"seeds": 0}, "seeds must be a whole number from 1"),
+        ({}, ["pooling"], {"rounds": 0}, "rounds must be a whole number from 1"),
         ({"data": "nowhere"}, ["pooling"], {}, "nowhere: no such folder"),
     ],
 )
@@ -351,5 +351,5 @@ def test_first_pictures_of_each_class(pictures: Path) -> None:
     kept.open()
     assert not isinstance(kept.train, FirstOfEachClass)
     assert [kept.train.read(i).tobytes() for i in range(9)] == [task.train.read(i).tobytes() for i in range(9)]
-    with pytest.raises(ValueError, match="pictures must be 1 or more"):
+    with pytest.raises(ValueError, match="pictures must be a whole number from 1"):
         RaceTask(data=str(pictures), pictures=0)

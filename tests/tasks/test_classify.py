@@ -79,7 +79,7 @@ def test_predict_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     model = StrongestChannel(CHANNELS)
     with pytest.raises(mm.MetamixerError, match="no such file"):
         mm.predict(model, tmp_path / "missing.jpg")
-    with pytest.raises(mm.MetamixerError, match="topk must be 1 or more"):
+    with pytest.raises(mm.MetamixerError, match="topk must be a whole number from 1"):
         mm.predict(model, Image.new("RGB", (4, 4)), topk=0)
     with pytest.raises(mm.MetamixerError, match="no classifier"):
         mm.predict(mm.create_model("metaformer_nano", num_classes=0), Image.new("RGB", (4, 4)))
@@ -151,5 +151,5 @@ def test_evaluate_refuses_missing_and_empty_folders(tmp_path: Path) -> None:
         mm.evaluate(StrongestChannel(None), tmp_path / "missing")
     with pytest.raises(mm.MetamixerError, match="holds no class folders"):
         mm.evaluate(StrongestChannel(None), tmp_path)
-    with pytest.raises(mm.MetamixerError, match="batch_size must be 1 or more"):
+    with pytest.raises(mm.MetamixerError, match="batch_size must be a whole number from 1"):
         mm.evaluate(StrongestChannel(None), tmp_path, batch_size=0)

@@ -353,8 +353,8 @@ def test_grids_that_are_too_fine_name_the_scene(data: Path) -> None:
     ("change", "message"),
     [
         ({"features": ("colour",)}, "features must be among coord, color, normal, strength"),
-        ({"grid": 0.0}, "grid must be above 0"),
-        ({"share": 0.0}, "share must be above 0"),
+        ({"grid": 0.0}, "grid must be a number above 0"),
+        ({"share": 0.0}, "share must be a number above 0"),
         ({"classes": ("a",)}, "classes must name two or more"),
         ({"train": ("nowhere",)}, "nowhere: no such file"),
     ],

@@ -367,7 +367,7 @@ def test_enlargement_takes_little_more_than_its_result() -> None:
         ({"small": "empty"}, "holds no pictures"),
         ({"small": "val"}, r"val holds no small picture of .*train/0.png"),
         ({"crop": 1}, "crop must be at least the scale"),
-        ({"passes": 0}, "passes and tile"),
+        ({"passes": 0}, "passes must be a whole number from 1"),
     ],
 )
 def test_folders_and_settings_that_do_not_work(

@@ -127,7 +127,7 @@ def test_the_estimate_counts_as_the_benchmark_does(pictures: Path) -> None:
         (["casvit_nan", "--data", "d"], 1, "did you mean 'casvit_nano'?"),
         (["cifar10", "--data", "d", "--epoch", "3"], 2, "--epochs"),
         (["cifar10"], 2, "--data"),
-        (["cifar10", "--data", "d", "--epochs", "0"], 2, "epochs must be 1 or more"),
+        (["cifar10", "--data", "d", "--epochs", "0"], 2, "epochs must be a whole number from 1"),
         (["cifar10", "--data", "d", "--smoothing", "2"], 2, "smoothing must be"),
         ([], 2, "RECIPE"),
     ],

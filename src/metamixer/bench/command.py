@@ -16,21 +16,23 @@ from metamixer.bench.latency import RUNTIMES, LatencyReport, LatencyRow, benchma
 from metamixer.bench.published_top1 import published_top1
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
+from metamixer.limits import BatchSize, Count, Threads, checked
 from metamixer.printing import Table, say, working
 
 TABLES, PICTURES = (".csv", ".json"), (".png", ".svg", ".pdf")
 _BUSY = 0.5  # average load from which on other work has disturbed the times
 
 
+@checked
 def bench_command(
     models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL")]],
     *,
     against: str = "",
     runtimes: str = "torch,onnx",
-    threads: int = 1,
-    batch: int = 1,
-    image_size: int | None = None,
-    repeats: int = 50,
+    threads: Threads = 1,
+    batch: BatchSize = 1,
+    image_size: Count | None = None,
+    repeats: Count = 50,
     out: Path | None = None,
     picture: Path | None = None,
 ) -> None:

@@ -32,6 +32,7 @@ from metamixer.deploy.timing import take_turns
 from metamixer.errors import MetamixerError
 from metamixer.finite import check_outputs, first_strange
 from metamixer.heads.build import HEADS, build
+from metamixer.limits import BatchSize, Count, Threads, checked
 from metamixer.models import check_tag
 from metamixer.networks import NETWORKS, create_network
 from metamixer.tasks.dense import load_any_model
@@ -108,13 +109,14 @@ class _Facts:
     top1: float | None
 
 
+@checked
 def benchmark(
     models: Sequence[str],
     runtimes: Sequence[str] = ("torch", "onnx"),
-    threads: int = 1,
-    batch: int = 1,
-    image_size: int | None = None,
-    repeats: int = 50,
+    threads: Threads = 1,
+    batch: BatchSize = 1,
+    image_size: Count | None = None,
+    repeats: Count = 50,
 ) -> LatencyReport:
     """Time models merged for inference, with random weights, on the CPU.
 
@@ -136,7 +138,7 @@ def benchmark(
     below 1, more threads than cores, and weights or outputs that are not finite. A pair that cannot be exported or
     fails in its process is in ``failed``.
     """
-    _check(models, runtimes, threads, batch, image_size, repeats)
+    _check(models, runtimes, threads, batch)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     facts: dict[str, _Facts] = {}
     processes: dict[tuple[str, str], RuntimeProcess] = {}
@@ -145,6 +147,7 @@ def benchmark(
         for name in dict.fromkeys(models):  # each once
             network = _create(name)
             source = source_of(network, name)
+            source.require_room(image_size, batch, batch)
             model, inputs = source.graph(merge(network)), source.example(batch, image_size)
             settings = Settings(outputs=source.outputs, input_name=source.input_name)
             facts[name] = _facts(source, model, inputs)
@@ -184,15 +187,10 @@ def benchmark(
     return LatencyReport(rows, failed, this_machine(), load)
 
 
-def _check(
-    models: Sequence[str], runtimes: Sequence[str], threads: int, batch: int, image_size: int | None, repeats: int
-) -> None:
+def _check(models: Sequence[str], runtimes: Sequence[str], threads: int, batch: int) -> None:
     for noun, names in (("model", models), ("runtime", runtimes)):
         if not names:
             raise MetamixerError(f"name at least one {noun}")
-    for name, value in (("threads", threads), ("batch", batch), ("repeats", repeats), ("image_size", image_size)):
-        if value is not None and value < 1:
-            raise MetamixerError(f"{name} must be at least 1, not {value}")
     cores = this_machine().cores
     if threads > cores:
         raise MetamixerError(f"{threads} threads cannot be timed on the {cores} cores that this process may use")

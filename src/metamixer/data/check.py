@@ -20,6 +20,7 @@ from metamixer.data.pictures import decode_picture, pictures_below, read_bytes
 from metamixer.data.reading import Reader
 from metamixer.data.source import SPLIT_NAMES
 from metamixer.errors import MetamixerError
+from metamixer.limits import Workers, checked
 from metamixer.printing import progress
 
 IMBALANCE = 10  # the largest class of a split is noted from so many times the smallest on
@@ -123,7 +124,8 @@ class _File(NamedTuple):
     size: tuple[int, int] = (0, 0)
 
 
-def check_folder(folder: str | Path, workers: int = 0) -> CheckReport:
+@checked
+def check_folder(folder: str | Path, workers: Workers = 0) -> CheckReport:
     """Read every picture of ``folder`` to its end, and compare them all or look into their annotations.
 
     Args:

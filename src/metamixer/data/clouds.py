@@ -15,7 +15,7 @@ from metamixer.data.formats import names_in_npz, read_npy, read_npz
 from metamixer.data.pickles import load_pickle
 from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
-from metamixer.limits import CLOUD_BYTES, require_memory
+from metamixer.limits import CLOUD_BYTES, NotNegative, Positive, Share, ShareBelowOne, check_settings, require_memory
 
 IGNORED = -1
 Layout = Literal["auto", "numpy", "pointcept", "range"]
@@ -141,7 +141,7 @@ class Scenes:
             raise MetamixerError(f"{name}: coord must be points × 3, got {coord.shape}")
         if len(coord) == 0:
             raise MetamixerError(f"{name} holds no points")
-        require_memory(coord.size * 8, f"{name}, {len(coord)} points,")  # views may state more than they hold
+        require_memory(coord.size * 8, f"{name}, {len(coord)} points")  # views may state more than they hold
         attributes = {}
         for key, width in {"coord": 3, **ATTRIBUTES}.items():
             if key not in arrays:
@@ -338,14 +338,17 @@ class CloudAugmentation:
     Random numbers come from NumPy's generator.
     """
 
-    drop: float = 0.2
-    rotate: float = 1.0
-    tilt: float = 1 / 64
-    scale: tuple[float, float] = (0.9, 1.1)
-    flip: float = 0.5
-    jitter: float = 0.005
-    elastic: tuple[tuple[float, float], ...] = ((0.2, 0.4), (0.8, 1.6))
+    drop: ShareBelowOne = 0.2
+    rotate: NotNegative = 1.0
+    tilt: NotNegative = 1 / 64
+    scale: tuple[Positive, Positive] = (0.9, 1.1)
+    flip: Share = 0.5
+    jitter: NotNegative = 0.005
+    elastic: tuple[tuple[Positive, NotNegative], ...] = ((0.2, 0.4), (0.8, 1.6))
     color: bool = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, cloud: Cloud) -> Cloud:
         if self.drop and np.random.rand() < 0.2:
@@ -388,7 +391,9 @@ def elastic_distortion(coord: NDArray[np.float64], granularity: float, magnitude
         magnitude: factor on the noise.
     """
     low = coord.min(0)
-    cells = (np.ptp(coord, axis=0) // granularity).astype(int) + 3
+    sides = np.ptp(coord, axis=0) // granularity + 3
+    require_memory(int(min(sides.prod(), 1e18)) * 12, f"noise on cells of {granularity:g}, {sides.prod():.3g} of them")
+    cells = sides.astype(int)
     noise = torch.from_numpy(np.random.randn(1, 3, *cells).astype(np.float32))
     for _ in range(2):
         noise = torch.nn.functional.avg_pool3d(noise, 3, 1, 1)

@@ -15,6 +15,7 @@ from metamixer.data.fetch import fetch
 from metamixer.data.files import replace_when_done
 from metamixer.data.public_sets import PUBLIC_SETS
 from metamixer.data.source import default_workers
+from metamixer.limits import Workers, check_settings
 from metamixer.printing import Table, say
 
 SHOWN = 5  # examples of each finding; --json has all
@@ -65,8 +66,11 @@ class Check:
     """
 
     folder: Positional[Annotated[Path, arg(metavar="DIR")]]
-    workers: int | None = None
+    workers: Workers | None = None
     json: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def run(self) -> int:
         report = check_folder(self.folder, default_workers() if self.workers is None else self.workers)

@@ -69,7 +69,7 @@ def read_regular(path: str | Path, at_most: int, what: str = "a file") -> bytes:
     with open_regular(path, at_most, what) as file, _as_sentence(path, what):
         size = os.fstat(file.fileno()).st_size
         if size > 64 * MIB:
-            require_memory(size, f"{path}, as {what},")
+            require_memory(size, f"{path}")
         return file.read()
 
 

@@ -105,7 +105,7 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
     variables = [name for i, name in enumerate(columns) if i != place]
     if not variables:
         raise MetamixerError(f"{path} holds times alone, no column of numbers")
-    require_memory(8 * len(rows) * len(variables), f"{path}, {len(rows)} rows of {len(variables)} numbers,")
+    require_memory(8 * len(rows) * len(variables), f"{path}, {len(rows)} rows of {len(variables)} numbers")
     times: list[datetime] = []
     values = np.empty((len(rows), len(variables)))
     for i, (number, cells) in enumerate(rows):
@@ -129,7 +129,7 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Row numbers, as an editor counts them, and cells; blank lines are left out."""
     with open_regular(path, TABLE_BYTES, "a CSV file") as file:
-        require_memory(_MEMORY_PER_BYTE * os.fstat(file.fileno()).st_size, f"{path}, as a table,")
+        require_memory(_MEMORY_PER_BYTE * os.fstat(file.fileno()).st_size, f"{path} as a table")
         most = min(TABLE_BYTES, (available_memory() or _UNKNOWN) // _MEMORY_PER_BYTE)  # once it is unpacked, too
         try:
             stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file

@@ -40,6 +40,7 @@ from metamixer.deploy.timing import milliseconds, take_turns, torch_threads
 from metamixer.errors import MetamixerError
 from metamixer.finite import called
 from metamixer.heads.base import DenseModel, Size
+from metamixer.limits import Count, CountOrNone, Side, checked
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
 from metamixer.printing import notices, say, working
 from metamixer.tasks.dense import load_any_model
@@ -58,14 +59,15 @@ _OTHER_NETWORKS: dict[type[nn.Module], type[Source]] = {
 _NOT_RUN = Agreement(float("nan"), float("nan"), float("nan"))
 
 
+@checked
 def export(
     model: nn.Module | str | Path,
     target: str = "onnx",
     path: str | Path | None = None,
-    image_size: int | Size | None = None,
+    image_size: Count | tuple[Side, Side] | None = None,
     *,
     weights: Precision = "fp32",
-    sizes: tuple[int, int] | None = None,
+    sizes: tuple[Side, Side] | None = None,
     dynamic_batch: bool = False,
     normalise: bool = False,
     softmax: bool = False,
@@ -73,7 +75,7 @@ def export(
     features: bool = False,
     pictures: str | Path | Sequence[Picture] = (),
     calibration: str | Path | Sequence[Picture] = (),
-    repeats: int = 30,
+    repeats: CountOrNone = 30,
     name: str | None = None,
 ) -> ExportReport:
     """Merge a model, export it, and check the export in its runtime against PyTorch.
@@ -118,6 +120,7 @@ def export(
     source = source_of(model, name, options, whole=getattr(module, "WHOLE", False))
     if isinstance(image_size, tuple) and not source.rectangles:
         raise MetamixerError(f"{name} takes squares: give the length of one side as image_size")
+    source.require_room(image_size or (sizes and sizes[1]), source.checked, _MERGE_CHECK)
     inputs = source.inputs(_first_size(source, image_size, sizes), pictures, source.checked)
     size = source.side(inputs)
     more = {s: source.inputs(s, pictures, _OTHER_SIZES) for s in _sizes_between(sizes) if s != size}
@@ -190,13 +193,14 @@ def export(
     return report
 
 
+@checked
 def export_command(
     model: Positional[Annotated[str, arg(metavar="MODEL")]],
     *,
     to: str = "onnx",
     out: Path = Path("exported"),
-    image_size: int | Size | None = None,
-    sizes: tuple[int, int] | None = None,
+    image_size: Count | tuple[Side, Side] | None = None,
+    sizes: tuple[Side, Side] | None = None,
     dynamic_batch: bool = False,
     normalise: bool = False,
     softmax: bool = False,

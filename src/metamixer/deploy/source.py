@@ -23,6 +23,7 @@ from metamixer.deploy.targets import in_one_line
 from metamixer.errors import MetamixerError
 from metamixer.finite import check_outputs
 from metamixer.heads.base import Size
+from metamixer.limits import Side, check, require_memory_for_pictures
 from metamixer.models import class_names
 
 Answer = list[Array]
@@ -62,6 +63,15 @@ class Source(ABC):
     def own_size(self) -> int | None:
         """Side of the model's own pictures in pixels; None where it has no size of its own."""
         return None
+
+    def require_room(self, size: int | Size | None, count: int, at_once: int = 1) -> None:
+        """Raises MetamixerError where pictures are too large, or so many of them do not fit into memory."""
+        size = self.own_size if size is None else size
+        if self.input_name == "pictures" and size is not None:
+            height, width = (
+                check("image_size", side, Side) for side in (size if isinstance(size, tuple) else [size] * 2)
+            )
+            require_memory_for_pictures(count, height, width, at_once)
 
     @contextmanager
     def first_call(self, inputs: Tensor) -> Iterator[None]:

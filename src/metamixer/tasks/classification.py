@@ -35,6 +35,17 @@ from metamixer.data.transforms import (
     evaluation_transform,
 )
 from metamixer.errors import MetamixerError
+from metamixer.limits import (
+    Magnitude,
+    NotNegative,
+    Positive,
+    Share,
+    ShareAboveZero,
+    ShareBelowOne,
+    Side,
+    TrainingSide,
+    check_settings,
+)
 from metamixer.models import create_model
 from metamixer.tasks.distillation import Distillation, Teacher, distillation_loss
 from metamixer.tasks.evaluation_mode import evaluation_mode
@@ -100,47 +111,37 @@ class Classification(Task):
     data: str = ""
     bad_pictures: BadPictures = "raise"
     in_memory: bool = False
-    image_size: int | None = None
-    crop_scale: tuple[float, float] = (0.35, 1.0)
-    crop_ratio: tuple[float, float] = (0.8, 1.25)
+    image_size: TrainingSide | None = None
+    crop_scale: tuple[ShareAboveZero, ShareAboveZero] = (0.35, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (0.8, 1.25)
     interpolation: Interpolation = "bilinear"
     policy: Policy = "none"
-    magnitude: float = 9.0
-    magnitude_std: float = 0.5
-    colour_jitter: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
-    smoothing: float = 0.1
-    drop_path_rate: float = 0.0
+    magnitude: Magnitude = 9.0
+    magnitude_std: NotNegative = 0.5
+    colour_jitter: Share = 0.0
+    erase: Share = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    mix_probability: Share = 1.0
+    smoothing: ShareBelowOne = 0.1
+    drop_path_rate: ShareBelowOne = 0.0
     model_args: tuple[str, ...] = ()
     pretrained: bool = False
     checkpoint: str | None = None
     teacher: str | None = None
     distillation: Distillation = "hard"
-    alpha: float = 0.5
-    temperature: float = 1.0
-    teacher_size: int | None = None
+    alpha: Share = 0.5
+    temperature: Positive = 1.0
+    teacher_size: Side | None = None
 
     metric = "top1"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         low, high = self.crop_scale
         narrow, wide = self.crop_ratio
-        require(self.image_size is None or self.image_size >= 16, "image_size must be 16 or more")
-        require(0 < low <= high <= 1, "crop_scale must rise from above 0 to 1 at most")
-        require(0 < narrow <= wide, "crop_ratio must rise from above 0")
-        require(self.magnitude_std >= 0, "magnitude_std must be 0 or more")
-        require(0 <= self.magnitude <= 10, "magnitude must be from 0 to 10")
-        require(0 <= self.colour_jitter <= 1, "colour_jitter must be from 0 to 1")
-        require(0 <= self.erase <= 1, "erase must be from 0 to 1")
-        require(self.mixup >= 0 and self.cutmix >= 0, "mixup and cutmix must be 0 or more")
-        require(0 <= self.mix_probability <= 1, "mix_probability must be from 0 to 1")
-        require(0 <= self.smoothing < 1, "smoothing must be 0 or more and below 1")
-        require(0 <= self.drop_path_rate < 1, "drop_path_rate must be 0 or more and below 1")
-        require(0 <= self.alpha <= 1, "alpha must be from 0 to 1")
-        require(self.temperature > 0, "temperature must be above 0")
+        require(low <= high, "crop_scale must rise")
+        require(narrow <= wide, "crop_ratio must rise")
         self._teacher: Teacher | None = None
 
     def open(self) -> None:

@@ -22,6 +22,7 @@ from metamixer.data.pictures import picture_files, read_picture, to_rgb
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, SegmentationModel
 from metamixer.heads.build import HEADS, build
+from metamixer.limits import PixelValue, Share, Side, Workers, checked
 from metamixer.models import class_names, load_model
 from metamixer.printing import complain, say
 from metamixer.tasks.dense_inference import SegmentationInference, detect, read_ahead, segment
@@ -53,11 +54,12 @@ def load_any_model(spec: str | Path) -> nn.Module:
     return load_dense_model(spec) or load_model(spec)
 
 
+@checked
 def predict_dense(
     model: DenseModel,
     picture: Image.Image | str | Path,
-    image_size: int | None = None,
-    score: float = SURE,
+    image_size: Side | None = None,
+    score: Share = SURE,
     how: SegmentationInference | None = None,
 ) -> Result:
     """Objects with at least ``score``, or the class of every pixel.
@@ -71,8 +73,6 @@ def predict_dense(
 
     Raises MetamixerError for an unreadable picture and a score outside 0…1.
     """
-    if not 0 <= score <= 1:
-        raise MetamixerError(f"score must be 0 to 1, not {score}")
     upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
     source = None if isinstance(picture, Image.Image) else str(picture)
     if isinstance(model, SegmentationModel):
@@ -174,16 +174,17 @@ def predict_video(
     return count
 
 
+@checked
 def evaluate_dense(
     model: DenseModel,
     data: str | Path,
     split: str = "val",
-    image_size: int | None = None,
+    image_size: Side | None = None,
     how: SegmentationInference | None = None,
-    workers: int | None = None,
+    workers: Workers | None = None,
     format: Format = "auto",
     bad_entries: Policy = "raise",
-    void: int = 255,
+    void: PixelValue = 255,
     zero_is_void: bool = False,
 ) -> dict[str, float]:
     """COCO's metrics of a detector (of boxes, and of masks where model and data have them), or a segmenter's ``mIoU``,
@@ -212,7 +213,7 @@ def gallery(
     how: SegmentationInference | None = None,
     format: Format = "auto",
     bad_entries: Policy = "raise",
-    void: int = 255,
+    void: PixelValue = 255,
     zero_is_void: bool = False,
 ) -> list[Case]:
     """Write ``out``, a page with the best and the worst pictures of a split, drawn as found and as annotated, each

@@ -18,6 +18,7 @@ from metamixer.data.joint_transforms import DIVISOR, fitted_size, pad_together
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, Detections, SegmentationModel, Size, resize
+from metamixer.limits import Scale, Side, check_settings
 from metamixer.models import class_names
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.results import Result
@@ -38,18 +39,19 @@ class SegmentationInference:
     Raises MetamixerError for numbers out of their range.
     """
 
-    window: int | None = None
-    stride: int | None = None
-    scales: tuple[float, ...] = (1.0,)
+    window: Side | None = None
+    stride: Side | None = None
+    scales: tuple[Scale, ...] = (1.0,)
     mirror: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.window is not None and self.window < DIVISOR:
             raise MetamixerError(f"window must be {DIVISOR} or more")
-        if self.stride is not None and (self.window is None or not 1 <= self.stride <= self.window):
+        if self.stride is not None and (self.window is None or self.stride > self.window):
             raise MetamixerError("stride must be 1 or more, and a window's side at most")
-        if not self.scales or any(scale <= 0 for scale in self.scales):
-            raise MetamixerError("scales must be one number or more, all above 0")
+        if not self.scales:
+            raise MetamixerError("scales must be one number or more")
 
 
 class Prepared(NamedTuple):

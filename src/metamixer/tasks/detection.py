@@ -30,6 +30,7 @@ from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel
 from metamixer.heads.build import HEADS, build
 from metamixer.heads.mask_rcnn import MaskRCNN
+from metamixer.limits import CountOrNone, ShareBelowOne, TrainingSide, check_settings
 from metamixer.tasks.dense_inference import detect_prepared, fill_colour, prepare_to_detect, read_ahead
 from metamixer.tasks.dense_metrics import coco_metrics
 from metamixer.tasks.segmentation import describe_model
@@ -68,18 +69,18 @@ class Detection(Task):
     pretrained: bool = False
     checkpoint: str | None = None
     model_args: tuple[str, ...] = ()
-    image_size: int | None = None
+    image_size: TrainingSide | None = None
     augmentation: Augmentation = "flip"
     format: Format = "auto"
     bad_entries: Policy = "raise"
-    frozen_stages: int = 0
+    frozen_stages: CountOrNone = 0
     frozen_norms: bool = False
-    drop_path_rate: float = 0.0
+    drop_path_rate: ShareBelowOne = 0.0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         self.side = HEADS[self.head].model.default_size if self.image_size is None else self.image_size
         require(self.side >= DIVISOR, f"image_size must be {DIVISOR} or more")
-        require(self.frozen_stages >= 0, "frozen_stages must be 0 or more")
 
     @property
     def masks(self) -> bool:

@@ -15,6 +15,7 @@ from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
+from metamixer.limits import BatchSize, PixelValue, Scale, Side, Workers, checked, require_memory_for_pictures
 from metamixer.models import class_names
 from metamixer.printing import Table
 from metamixer.tasks.classification import (
@@ -27,12 +28,13 @@ from metamixer.tasks.dense_inference import SegmentationInference
 from metamixer.tasks.other_networks import KINDS, check_settings, evaluate_data
 
 
+@checked
 def evaluate(
     model: nn.Module | str | Path,
     data: str | Path,
-    image_size: int | None = None,
-    batch_size: int = 128,
-    workers: int | None = None,
+    image_size: Side | None = None,
+    batch_size: BatchSize = 128,
+    workers: Workers | None = None,
     progress: bool = False,
 ) -> Any:
     """Top-1 and top-5 accuracy and cross-entropy on the pictures of a folder, as :class:`ClassificationMetrics`; of a
@@ -54,8 +56,6 @@ def evaluate(
     Raises MetamixerError for an unknown model, an unreadable picture, a missing folder, outputs that are not finite,
     and a sub-folder whose name is none of the model's classes.
     """
-    if batch_size < 1:
-        raise MetamixerError(f"batch_size must be 1 or more, not {batch_size}")
     if not isinstance(model, nn.Module):
         model = load_any_model(model).to(default_device())
     with watch_outputs(model):
@@ -66,24 +66,27 @@ def evaluate(
         folder = _folder_for(model, split_of(data, VALIDATION_FOLDERS) or Path(data))
         preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
         device = next(model.parameters()).device
+        side, count = preprocessing.image_size, min(batch_size, len(folder))
+        require_memory_for_pictures(count, side, side, at_once=count if device.type == "cpu" else 0)
         title = f"{folder.root}" if progress else None
         return evaluate_folder(model, folder, preprocessing, device, workers, batch_size, title)
 
 
+@checked
 def evaluate_command(
     model: Positional[Annotated[str, arg(metavar="MODEL")]],
     data: Path,
-    image_size: int | None = None,
-    batch_size: int = 128,
-    workers: int | None = None,
+    image_size: Side | None = None,
+    batch_size: BatchSize = 128,
+    workers: Workers | None = None,
     split: Literal["train", "val", "test"] | None = None,
     format: Format = "auto",
     bad_entries: Policy = "raise",
-    void: int = 255,
+    void: PixelValue = 255,
     zero_is_void: bool = False,
-    window: int | None = None,
-    stride: int | None = None,
-    scales: tuple[float, ...] = (1.0,),
+    window: Side | None = None,
+    stride: Side | None = None,
+    scales: tuple[Scale, ...] = (1.0,),
     mirror: bool = False,
     time_column: str | None = None,
     small: Path | None = None,

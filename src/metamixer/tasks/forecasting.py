@@ -29,12 +29,13 @@ from metamixer.data.time_series import (
     windows_of,
 )
 from metamixer.errors import MetamixerError
+from metamixer.limits import Count, CountOrNone, Depth, ShareBelowOne, Width, check_settings
 from metamixer.networks import FFNetTSF, about, create_network, save_network
 from metamixer.ops.allocator import keep_freed_memory
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.figure_picture import figure_picture
 from metamixer.tasks.sharing import in_order, shared
-from metamixer.tasks.task import Task, require
+from metamixer.tasks.task import Task
 
 #: From ``n × lookback × variables`` to ``n × horizon × variables``, standardised.
 Forecaster = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -69,26 +70,24 @@ class Forecasting(Task):
     data: str = ""
     time_column: str | None = None
     split: Split = "auto"
-    lookback: int = 96
-    horizon: int = 96
-    ffn_ratio: int = 2
-    dim: int = 64
-    depth: int = 1
-    patch: int = 4
-    stride: int = 2
-    kernel_size: int = 51
-    small_kernel: int = 5
-    drop_rate: float = 0.7
-    head_drop_rate: float = 0.0
+    lookback: Count = 96
+    horizon: Count = 96
+    ffn_ratio: Width = 2
+    dim: Width = 64
+    depth: Depth = 1
+    patch: Count = 4
+    stride: Count = 2
+    kernel_size: Width = 51
+    small_kernel: CountOrNone = 5
+    drop_rate: ShareBelowOne = 0.7
+    head_drop_rate: ShareBelowOne = 0.0
     checkpoint: str | None = None
 
     metric = "mse"
     greater_is_better = False
 
     def __post_init__(self) -> None:
-        require(self.lookback >= 1 and self.horizon >= 1, "lookback and horizon must be 1 or more")
-        rates = (self.drop_rate, self.head_drop_rate)
-        require(all(0 <= rate < 1 for rate in rates), "drop_rate and head_drop_rate must be 0 or more and below 1")
+        check_settings(self)
 
     def open(self) -> None:
         if not torch.accelerator.is_available():

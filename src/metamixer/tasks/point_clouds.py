@@ -29,6 +29,7 @@ from metamixer.data.clouds import (
 from metamixer.data.files import replace_when_done
 from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
+from metamixer.limits import Count, Points, Positive, Share, ShareAboveZero, ShareBelowOne, check_settings
 from metamixer.networks import FFNetPoints, about, create_network, save_network
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.figure_picture import figure_picture
@@ -72,26 +73,23 @@ class PointSegmentation(Task):
     layout: Layout = "auto"
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ("color", "normal")
-    grid: float = 0.02
+    grid: Positive = 0.02
     centre: bool = True
-    points: int = 102400
-    share: float = 1.0
-    mix: float = 0.8
+    points: Points = 102400
+    share: ShareAboveZero = 1.0
+    mix: Share = 0.8
     augment: CloudAugmentation = field(default_factory=CloudAugmentation)
-    passes: int = 1
-    drop_path_rate: float = 0.3
+    passes: Count = 1
+    drop_path_rate: ShareBelowOne = 0.3
     checkpoint: str | None = None
 
     metric = "miou"
     smallest_part = 1
 
     def __post_init__(self) -> None:
+        check_settings(self)
         known = ("coord", *ATTRIBUTES)
         require(bool(self.features) and set(self.features) <= set(known), f"features must be among {', '.join(known)}")
-        require(self.grid > 0, "grid must be above 0")
-        require(self.points >= 2 and self.passes >= 1, "points must be 2 or more, passes 1 or more")
-        require(0 < self.share <= 1 and 0 <= self.mix <= 1, "share must be above 0 and mix from 0, both at most 1")
-        require(0 <= self.drop_path_rate < 1, "drop_path_rate must be 0 or more and below 1")
 
     def open(self) -> None:
         require(len(self.classes) >= 2, "classes must name two or more")

@@ -19,6 +19,7 @@ from metamixer.data.transforms import Preprocessing, evaluation_transform
 from metamixer.errors import MetamixerError
 from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
+from metamixer.limits import Count, Share, Side, checked, require_memory_for_pictures
 from metamixer.models import class_names
 from metamixer.printing import Table, complain
 from metamixer.tasks import other_networks
@@ -60,12 +61,13 @@ class Prediction:
         return _draw(self, side)
 
 
+@checked
 @torch.inference_mode()
 def predict(
     model: nn.Module | str | Path,
     picture: Image.Image | str | Path,
-    topk: int = 5,
-    image_size: int | None = None,
+    topk: Count = 5,
+    image_size: Side | None = None,
 ) -> Any:
     """What a picture shows: a :class:`Prediction` with the ``topk`` likeliest classes; of a detector or segmenter (see
     :func:`metamixer.build`) a :class:`~metamixer.tasks.results.Result` with objects of score 0.5 or more, or a class
@@ -82,8 +84,6 @@ def predict(
     Raises MetamixerError for an unknown model, an unreadable picture, a model without classifier, outputs that are not
     finite, and ``topk`` below 1.
     """
-    if topk < 1:
-        raise MetamixerError(f"topk must be 1 or more, not {topk}")
     if not isinstance(model, nn.Module):
         model = load_any_model(model).to(default_device())
     with watch_outputs(model):
@@ -95,7 +95,9 @@ def predict(
             to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
         )
         preprocessing = Preprocessing.of(model.pretrained_cfg, image_size)
-        pixels = evaluation_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
+        side, device = preprocessing.image_size, next(model.parameters()).device
+        require_memory_for_pictures(1, side, side, at_once=device.type == "cpu")
+        pixels = evaluation_transform(preprocessing)(upright)[None].to(device)
         with evaluation_mode(model):
             logits = model(preprocessing.normalise(pixels))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or getattr(model, "num_classes", 1) == 0:
@@ -109,14 +111,15 @@ def predict(
     return Prediction(labels, tuple(scores.tolist()), indices, upright, source)
 
 
+@checked
 def predict_command(
     model: Positional[Annotated[str, arg(metavar="MODEL")]],
     picture: Positional[Annotated[Path, arg(metavar="PICTURE")]],
     more: Positional[Annotated[tuple[Path, ...], arg(metavar="MORE")]] = (),
     *,
-    topk: int = 5,
-    image_size: int | None = None,
-    score: float = SURE,
+    topk: Count = 5,
+    image_size: Side | None = None,
+    score: Share = SURE,
     out: Path | None = None,
     time_column: str | None = None,
     views: bool = False,

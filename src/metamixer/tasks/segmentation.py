@@ -20,6 +20,16 @@ from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, SegmentationModel
 from metamixer.heads.build import HEADS, build
+from metamixer.limits import (
+    CountOrNone,
+    NotNegative,
+    PixelValue,
+    Scale,
+    ShareBelowOne,
+    Side,
+    TrainingSide,
+    check_settings,
+)
 from metamixer.tasks.dense_inference import (
     Prepared,
     SegmentationInference,
@@ -73,34 +83,33 @@ class SemanticSegmentation(Task):
     pretrained: bool = False
     checkpoint: str | None = None
     model_args: tuple[str, ...] = ()
-    image_size: int | None = None
-    crop: int | None = None
-    scale: tuple[float, float] = (0.5, 2.0)
+    image_size: TrainingSide | None = None
+    crop: TrainingSide | None = None
+    scale: tuple[Scale, Scale] = (0.5, 2.0)
     colours: bool = True
     flip: bool = True
     classes: tuple[str, ...] = ()
-    void: int = VOID
+    void: PixelValue = VOID
     zero_is_void: bool = False
-    class_weights: tuple[float, ...] = ()
-    auxiliary_weight: float = 0.4
+    class_weights: tuple[NotNegative, ...] = ()
+    auxiliary_weight: NotNegative = 0.4
     bad_entries: Policy = "raise"
-    frozen_stages: int = 0
+    frozen_stages: CountOrNone = 0
     frozen_norms: bool = False
-    drop_path_rate: float = 0.0
+    drop_path_rate: ShareBelowOne = 0.0
     inference: Literal["whole", "slide"] = "whole"
-    window: int | None = None
-    stride: int | None = None
-    scales: tuple[float, ...] = (1.0,)
+    window: Side | None = None
+    stride: Side | None = None
+    scales: tuple[Scale, ...] = (1.0,)
     mirror: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         self.side = HEADS[self.head].model.default_size if self.image_size is None else self.image_size
         self.crop_side = self.side if self.crop is None else self.crop
         require(self.side >= 32 and self.crop_side >= 32, "image_size and crop must be 32 or more")
         require(self.crop_side % 32 == 0, "crop must be a multiple of 32")
-        require(0 < self.scale[0] <= self.scale[1], "scale must rise from above 0")
-        require(all(weight >= 0 for weight in self.class_weights), "class_weights must be 0 or more")
-        require(self.frozen_stages >= 0, "frozen_stages must be 0 or more")
+        require(self.scale[0] <= self.scale[1], "scale must rise")
         window = (self.window or self.crop_side) if self.inference == "slide" else None
         stride = self.stride if self.inference == "slide" else None
         self.how = SegmentationInference(window, stride, self.scales, self.mirror)

@@ -21,6 +21,7 @@ from metamixer.data.picture_pairs import PicturePairs
 from metamixer.data.pictures import read_picture, to_rgb
 from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
+from metamixer.limits import Count, Depth, Factor, NotNegative, Side, Width, check_settings
 from metamixer.networks import FFNetSR, create_network, save_network, upscale
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.sharing import in_order, shared
@@ -55,22 +56,21 @@ class SuperResolution(Task):
     validation: str | None = None
     small: str | None = None
     small_validation: str | None = None
-    scale: int = 2
-    dim: int | None = None
-    depth: int | None = None
+    scale: Factor = 2
+    dim: Width | None = None
+    depth: Depth | None = None
     checkpoint: str | None = None
-    crop: int = 192
-    fourier_weight: float = FOURIER_WEIGHT
-    passes: int = 1
-    tile: int = 192
+    crop: Side = 192
+    fourier_weight: NotNegative = FOURIER_WEIGHT
+    passes: Count = 1
+    tile: Side = 192
 
     metric = "psnr"
     smallest_part = 1
 
     def __post_init__(self) -> None:
+        check_settings(self)
         require(self.crop >= self.scale, "crop must be at least the scale")
-        require(self.passes >= 1 and self.tile >= 1, "passes and tile must be 1 or more")
-        require(self.fourier_weight >= 0, "fourier_weight must be 0 or more")
 
     def open(self) -> None:
         root, validation = Path(self.data), self.validation

@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from metamixer.limits import (
+    Count,
+    CountOrNone,
+    Epochs,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Steps,
+    TrainingBatch,
+    TrainingSide,
+    Workers,
+    check_settings,
+)
 from metamixer.tasks.task import Task, key_values, require
 
 Schedule = Literal["cosine", "poly", "tanh", "step", "multistep", "constant", "wsd"]
@@ -64,28 +79,28 @@ class TrainConfig:
     overwrite: bool = False
     resume: str | None = None
     allow_changes: bool = False
-    save_every: int = 0
-    epochs: int = 20
-    batch_size: int = 128
-    accumulate: int = 1
-    lr: float = 2e-3
-    min_lr: float | None = None
-    warmup_lr: float | None = None
-    warmup_epochs: float = 1.0
-    cooldown_epochs: int = 0
-    weight_decay: float = 0.05
-    layer_decay: float = 0.0
+    save_every: Steps = 0
+    epochs: Epochs = 20
+    batch_size: TrainingBatch = 128
+    accumulate: Count = 1
+    lr: Positive = 2e-3
+    min_lr: NotNegative | None = None
+    warmup_lr: NotNegative | None = None
+    warmup_epochs: NotNegative = 1.0
+    cooldown_epochs: CountOrNone = 0
+    weight_decay: NotNegative = 0.05
+    layer_decay: Share = 0.0
     opt: str = "adamw"
     opt_args: tuple[str, ...] = ()
     sched: Schedule = "cosine"
     sched_args: tuple[str, ...] = ()
-    clip_grad: float = 1.0
-    ema_decay: float = 0.998
-    sizes: tuple[int, ...] = ()
-    progressive: tuple[int, int] | None = None
-    repeats: int = 1
-    workers: int | None = None
-    seed: int = 0
+    clip_grad: NotNegative = 1.0
+    ema_decay: ShareBelowOne = 0.998
+    sizes: tuple[TrainingSide, ...] = ()
+    progressive: tuple[TrainingSide, TrainingSide] | None = None
+    repeats: Count = 1
+    workers: Workers | None = None
+    seed: Seed = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = True
     compile: bool = False
@@ -94,32 +109,13 @@ class TrainConfig:
     log: tuple[Literal["trackio", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
+        check_settings(self)
         require(not (self.resume and self.overwrite), "resume and overwrite exclude each other")
-        require(self.epochs >= 1, "epochs must be 1 or more")
-        require(self.batch_size >= 2, "batch_size must be 2 or more, since batch norm needs two pictures")
-        require(self.accumulate >= 1, "accumulate must be 1 or more")
-        require(self.save_every >= 0, "save_every must be 0 or more")
-        require(self.lr > 0, "lr must be above 0")
-        require(
-            all(lr is None or lr >= 0 for lr in (self.min_lr, self.warmup_lr)), "min_lr and warmup_lr must be 0 or more"
-        )
-        require(self.warmup_epochs >= 0, "warmup_epochs must be 0 or more")
-        require(0 <= self.cooldown_epochs < self.epochs, "cooldown_epochs must be 0 or more and fewer than epochs")
-        require(self.weight_decay >= 0, "weight_decay must be 0 or more")
-        require(0 <= self.layer_decay <= 1, "layer_decay must be from 0 to 1")
+        require(self.cooldown_epochs < self.epochs, "cooldown_epochs must be fewer than epochs")
         schedules = get_args(Schedule)
         require(self.sched in schedules, f"sched must be one of {', '.join(schedules)}")
         key_values((*self.opt_args, *self.sched_args))
-        require(self.clip_grad >= 0, "clip_grad must be 0 or more")
-        require(0 <= self.ema_decay < 1, "ema_decay must be 0 or more and below 1")
-        require(
-            all(size >= 16 for size in (*self.sizes, *(self.progressive or ()))),
-            "sizes and progressive must be 16 or more",
-        )
         require(not (self.sizes and self.progressive), "sizes and progressive exclude each other")
-        require(self.repeats >= 1, "repeats must be 1 or more")
-        require(self.workers is None or self.workers >= 0, "workers must be 0 or more")
-        require(self.seed >= 0, "seed must be 0 or more")
 
     @property
     def folder(self) -> str:

@@ -26,6 +26,7 @@ from metamixer.data.folder_lock import alone_in
 from metamixer.data.source import default_workers
 from metamixer.data.unfinished import temporary_beside
 from metamixer.errors import MetamixerError
+from metamixer.limits import require_memory_for_pictures
 from metamixer.printing import note
 from metamixer.tasks.sharing import all_or_none, from_all, process
 from metamixer.tasks.task import Task
@@ -297,6 +298,9 @@ def fit_to_data(config: TrainConfig, samples: int, processes: int) -> TrainConfi
         if process() == 0:
             note(f"batch size lowered from {config.batch_size} to {lowered} of {samples} training samples")
         config = replace(config, batch_size=lowered)
+    side = max(config.sizes, default=0) or max(config.progressive or (getattr(config.task, "image_size", None) or 0,))
+    part = config.batch_size // unit
+    require_memory_for_pictures(part, side, side, at_once=0 if torch.accelerator.is_available() else part)
     if config.batch_size % unit:
         raise MetamixerError(
             f"a batch of {config.batch_size} cannot be shared by {processes} processes in {config.accumulate} parts;"

@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, Suppress, arg
 from metamixer.bench.race.grid import MIXERS, race
 from metamixer.bench.race.report import standings_table
 from metamixer.bench.race.task import RaceTask
+from metamixer.limits import Count, Seed, Threads, checked
 from metamixer.printing import complain, say
 from metamixer.train.config import TrainConfig
 from metamixer.train.interruption import TrainingInterruptedError
@@ -32,7 +33,7 @@ class _Training(TrainConfig):
     overwrite: Suppress[bool] = False
     resume: Suppress[str | None] = None
     allow_changes: Suppress[bool] = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 _TRAINING = _Training(RaceTask(data=tyro.MISSING))
@@ -41,17 +42,18 @@ _TRAINING = _Training(RaceTask(data=tyro.MISSING))
 def race_command(arguments: Sequence[str]) -> int:
     """Race mixers: ``metamixer race --data DIR --mixers aff,additive --epochs 10 --seeds 3``."""
 
+    @checked
     def command(
         mixers: Annotated[
             tuple[str, ...],
             arg(help="who races, with commas between; options are written as dsm:dynamic=False:bands=7."),
         ] = (",".join(MIXERS),),
-        seeds: Annotated[int, arg(help="trainings of every mixer; their seeds count from --seed.")] = 3,
+        seeds: Annotated[Count, arg(help="trainings of every mixer; their seeds count from --seed.")] = 3,
         same_parameters: Annotated[
             bool, arg(help="widen the FFNs so that all networks have as many parameters as the largest.")
         ] = False,
-        threads: Annotated[int, arg(help="threads of the latencies.")] = 1,
-        rounds: Annotated[int, arg(help="rounds of the latencies.")] = 50,
+        threads: Annotated[Threads, arg(help="threads of the latencies.")] = 1,
+        rounds: Annotated[Count, arg(help="rounds of the latencies.")] = 50,
         training: OmitArgPrefixes[_Training] = _TRAINING,
     ) -> int:
         try:

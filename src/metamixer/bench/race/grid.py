@@ -18,9 +18,9 @@ from metamixer.bench.race.speed import Speed, measure
 from metamixer.bench.race.standings import Cell, RaceResult, standings
 from metamixer.data.files import make_folder
 from metamixer.errors import MetamixerError
+from metamixer.limits import Count, Threads, checked
 from metamixer.printing import say
 from metamixer.tasks.classification import Classification
-from metamixer.tasks.task import require
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
 from metamixer.train.interruption import TrainingInterruptedError
 from metamixer.train.loop import train
@@ -29,14 +29,15 @@ from metamixer.train.run import write_json
 MIXERS = ("aff", "additive", "ffnified", "dsm", "attention", "pooling")
 
 
+@checked
 def race(
     training: TrainConfig,
     mixers: Sequence[str] = MIXERS,
-    seeds: int = 3,
+    seeds: Count = 3,
     *,
     same_parameters: bool = False,
-    threads: int = 1,
-    rounds: int = 50,
+    threads: Threads = 1,
+    rounds: Count = 50,
 ) -> RaceResult:
     """Train one backbone with one mixer after another, each with several seeds, and report.
 
@@ -57,8 +58,6 @@ def race(
     Raises MetamixerError for an unknown mixer, one that the backbone cannot take, a folder that holds a race with other
     settings, and all that training raises; TrainingInterruptedError after SIGTERM or Ctrl-C.
     """
-    require(seeds >= 1, "seeds must be 1 or more")
-    require(threads >= 1 and rounds >= 1, "threads and rounds must be 1 or more")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MetamixerError("a race runs in one process: start it without torchrun")
     found = contenders(mixers)

@@ -11,8 +11,8 @@ from PIL import Image
 from tyro.conf import Suppress, arg
 
 from metamixer.data.source import Pictures, Split
+from metamixer.limits import Count
 from metamixer.tasks.classification import Classification
-from metamixer.tasks.task import require
 
 
 @dataclass
@@ -29,13 +29,11 @@ class RaceTask(Classification):
     # Those of one network would not fit the next.
     pretrained: Suppress[bool] = False
     checkpoint: Suppress[str | None] = None
-    pictures: int | None = None
-    val_pictures: int | None = None
+    pictures: Count | None = None
+    val_pictures: Count | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.pictures is None or self.pictures >= 1, "pictures must be 1 or more")
-        require(self.val_pictures is None or self.val_pictures >= 1, "val_pictures must be 1 or more")
+        super().__post_init__()  # which looks at these fields too
 
     def open_split(self, split: Split, classes: Sequence[str] | None = None) -> Pictures:
         whole = super().open_split(split, classes)
