@@ -2,7 +2,7 @@
 
 Types are strict (``"3"`` is no number, ``true`` no 1), numbers finite and within bounds, unknown names refused. The
 formats are the metadata of safetensors files, the run folder of a training, and the cards of shipped weights; a
-format that is a dataclass written out (``bench.race``) is checked against the dataclass.
+format that is a dataclass written out, as those of the race are, is checked against the dataclass.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import reprlib
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import (
     AfterValidator,
+    AllowInfNan,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,6 +26,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from torch import Tensor
 from typing_extensions import Self, TypedDict
 
 from metamixer.errors import MetamixerError
@@ -32,6 +34,9 @@ from metamixer.limits import MOST_CLASSES, Share, Side, Text
 
 #: How every file is read; dataclasses take it as ``__pydantic_config__``.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+MEASURED = STRICT | ConfigDict(allow_inf_nan=True)
+"""The same where what was measured may be undefined."""
 
 T = TypeVar("T")
 
@@ -76,10 +81,11 @@ def _sentence(error: ValidationError, file: str | Path, within: str) -> str:
     if kind in ("json_invalid", "json_type"):
         return f"{where} is no valid JSON ({message.partition(': ')[2] or message})"
     message = message.replace("Input should", "should").replace("Value error, ", "")
-    return f"{where} {message[:1].lower() + message[1:]}, but is {_shown(first['input'])}"
+    return f"{where} {message[:1].lower() + message[1:]}, but is {shown(first['input'])}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value in a few words."""
     shortened = reprlib.Repr()
     shortened.maxstring = shortened.maxother = 60
     try:
@@ -317,3 +323,101 @@ def tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: tuples(inner) for name, inner in value.items()}
     return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
+
+
+# --- The folder of a training run ------------------------------------------------------------------------------------
+
+Counted = Annotated[int, Field(ge=0, le=10**15)]
+Finite = Annotated[float, Field(ge=-1e300, le=1e300)]
+Factors = Annotated[float, Field(gt=0, le=1e300)]
+Measured = Annotated[float, AllowInfNan(True)]
+"""A metric may be undefined."""
+Row = Annotated[dict[Text, Measured], Field(max_length=10_000)]
+_Scalar: TypeAlias = bool | int | Measured | Annotated[str, StringConstraints(max_length=100_000)] | None
+_Scalars: TypeAlias = Annotated[list[_Scalar], Field(max_length=MOST_CLASSES)]
+Settings: TypeAlias = dict[Text, _Scalar | Annotated[list[_Scalar | _Scalars], Field(max_length=MOST_CLASSES)]]
+"""``config.json``, and ``config`` in a checkpoint: what :meth:`metamixer.train.config.TrainConfig.to_dict` gives."""
+
+
+class ProgressEntries(_Entries):
+    """``progress``: the fields of :class:`metamixer.train.run.Progress`."""
+
+    epoch: Counted
+    batch: Counted
+    step: Counted
+    seen: Counted
+    loss_sum: Finite
+    seconds: Annotated[float, Field(ge=0, le=1e15)]
+    rows: Annotated[list[Row], Field(max_length=1_000_000)]
+    best: Row
+    best_epoch: Counted
+
+    @model_validator(mode="after")
+    def _is_of_a_run(self) -> Self:
+        if self.epoch != len(self.rows) or self.best_epoch > self.epoch:
+            raise ValueError("should have a row for every epoch that is done")
+        if self.batch > self.seen or (self.batch and not self.seconds):
+            raise ValueError("should have seen a sample or more in every batch, and taken some time")
+        return self
+
+
+class NumPyGeneratorEntries(_Entries):
+    class _State(_Entries):
+        model_config = STRICT | {"arbitrary_types_allowed": True}
+
+        key: Tensor
+        pos: Annotated[int, Field(ge=0, le=624)]
+
+    bit_generator: Literal["MT19937"]
+    state: _State
+    has_gauss: Annotated[int, Field(ge=0, le=1)]
+    gauss: float
+
+
+_Words = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=625, max_length=625)]
+
+
+class GeneratorEntries(_Entries):
+    """One of ``generators``: the state of each global one of a process, those of its device under the device's name."""
+
+    model_config = STRICT | {"arbitrary_types_allowed": True}
+
+    python: tuple[Literal[3], _Words, float | None]
+    numpy: NumPyGeneratorEntries
+    torch: Tensor
+    cuda: Tensor | None = None
+    mps: Tensor | None = None
+    xpu: Tensor | None = None
+
+
+class OptimizerEntries(_Entries):
+    """``optimizer``: what each holds beside, the optimiser itself says."""
+
+    state: Annotated[dict[Counted, dict[Text, Any]], Field(max_length=1_000_000)]
+    param_groups: Annotated[list[dict[Text, Any]], Field(max_length=100_000)]
+
+
+class ScalerEntries(TypedDict):
+    """``scaler``: of gradients in fp16."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    scale: Factors
+    growth_factor: Factors
+    backoff_factor: Factors
+    growth_interval: Counted
+    _growth_tracker: Counted
+
+
+class CheckpointEntries(_Entries):
+    """A file ``checkpoints/step_N.pt``."""
+
+    model_config = STRICT | {"arbitrary_types_allowed": True}
+
+    config: Settings
+    progress: ProgressEntries
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: OptimizerEntries
+    scaler: ScalerEntries | None
+    generators: Annotated[list[GeneratorEntries], Field(max_length=100_000)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import math
 import random
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from metamixer.data.files import replace_when_done
+from metamixer.data.files import read_regular, replace_when_done
+from metamixer.data.pickles import load_pickle
+from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
+from metamixer.limits import CONFIG_BYTES
+from metamixer.schemas import CheckpointEntries, Settings, shown, validated
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
+from metamixer.weights.load import check_fit
 
 KEPT = 2
 """How many of the newest checkpoints stay in the folder."""
@@ -40,16 +46,25 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint. Raises MetamixerError for what is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise MetamixerError(f"{path}: no such file") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
-        raise MetamixerError(f"{path} is cut short, damaged or no checkpoint of a training run") from None
+    """The contents of a checkpoint, each entry of its type and in its range.
+
+    Raises MetamixerError for what is none.
+    """
+    state = {} if path.suffix == ".safetensors" else load_pickle(path)
     if not isinstance(state, dict) or not {"config", "model", "optimizer", "progress"} <= state.keys():
         raise MetamixerError(f"{path} holds weights alone; only a checkpoint of a training run can be resumed")
+    validated(CheckpointEntries, state, path)
+    plain_tensors(state["model"], path)
+    plain_tensors(state["ema"] or {}, path)
+    for index, values in state["optimizer"]["state"].items():
+        tensors = {f"optimizer.state.{index}.{name}": held for name, held in values.items() if isinstance(held, Tensor)}
+        plain_tensors(tensors, path)
     return state
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A run's ``config.json``. Raises MetamixerError for what is none."""
+    return validated(Settings, read_regular(path, CONFIG_BYTES, "the settings of a run"), path, json=True)
 
 
 def check_same(config: TrainConfig, earlier: Mapping[str, Any], where: Path) -> None:
@@ -58,16 +73,70 @@ def check_same(config: TrainConfig, earlier: Mapping[str, Any], where: Path) -> 
     names = [name for name in dict.fromkeys((*earlier, *now)) if name not in NOT_PART_OF_THE_RESULT]
     changed = [name for name in names if earlier.get(name) != now.get(name)]
     if changed and not config.allow_changes:
-        listed = ", ".join(f"{name} (was {earlier.get(name)!r}, is {now.get(name)!r})" for name in changed)
+        listed = ", ".join(f"{name} (was {shown(earlier.get(name))}, is {shown(now.get(name))})" for name in changed)
         raise MetamixerError(f"{where} was made with other settings: {listed}; --allow-changes resumes all the same")
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Any], where: Path) -> None:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
     """Load weights. Raises MetamixerError for those of another architecture."""
     try:
+        check_fit(state, model.state_dict(), type(model).__name__, where)
         model.load_state_dict(state)
-    except RuntimeError:
+    except (MetamixerError, RuntimeError):
         raise MetamixerError(f"{where} is of another architecture and cannot be resumed") from None
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], where: Path) -> None:
+    """Load an optimiser's state, once it is known to be one that this optimiser can go on from.
+
+    How that looks, a step without gradients shows, which may move the weights.
+
+    Raises MetamixerError for the state of another optimiser, or of other weights.
+    """
+    _step_on_nothing(optimizer)
+    own = optimizer.state_dict()
+    groups = [_like(said, group) for said, group in zip(state["param_groups"], own["param_groups"], strict=False)]
+    fits = len(state["param_groups"]) == len(own["param_groups"]) and all(group is not None for group in groups)
+    known = {index for group in own["param_groups"] for index in group["params"]}
+    for index, values in state["state"].items():
+        wanted = own["state"].get(index)
+        fits = fits and index in known and (wanted is None or _like(values, wanted, all_of_it=True) is not None)
+    if not fits:
+        raise MetamixerError(f"{where} holds the state of another optimiser and cannot be resumed with this one")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _step_on_nothing(optimizer: Optimizer) -> None:
+    """A step with gradients of zero, which gives every weight the state that the optimiser keeps of it."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _like(said: Mapping[str, Any], own: Mapping[str, Any], all_of_it: bool = False) -> dict[str, Any] | None:
+    """``said``, completed by ``own``; None where a value is of another kind or an entry is not known."""
+    if not said.keys() <= own.keys() or (all_of_it and said.keys() != own.keys()):
+        return None
+    if not all(_is_like(value, own[name]) for name, value in said.items()):
+        return None
+    return {**own, **said}
+
+
+def _is_like(value: Any, own: Any) -> bool:
+    """Is it of the same kind: a tensor of equal shape, a finite number, as many of those …?"""
+    if isinstance(own, Tensor):
+        return (
+            isinstance(value, Tensor)
+            and value.shape == own.shape
+            and value.is_floating_point() == own.is_floating_point()
+        )
+    if isinstance(own, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(own) and all(map(_is_like, value, own))
+    if own is None or isinstance(own, bool | str) or isinstance(value, bool):
+        return value is None or type(value) is type(own)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def generators(device: torch.device) -> dict[str, Any]:
@@ -80,15 +149,18 @@ def generators(device: torch.device) -> dict[str, Any]:
     return states
 
 
-def restore_generators(states: Mapping[str, Any], device: torch.device) -> None:
-    """The inverse of :func:`generators`."""
-    random.setstate(states["python"])
+def restore_generators(states: Mapping[str, Any], device: torch.device, where: Path) -> None:
+    """The inverse of :func:`generators`. Raises MetamixerError for states of other kinds of generators."""
     numpy_state = states["numpy"]
-    key = numpy_state["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
-    torch.set_rng_state(states["torch"])
-    if device.type in states:
-        _rng(device).set_rng_state(states[device.type], *_index(device))
+    try:
+        random.setstate(states["python"])
+        key = numpy_state["state"]["key"].numpy().astype(np.uint32)
+        np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
+        torch.set_rng_state(states["torch"])
+        if device.type in states:
+            _rng(device).set_rng_state(states[device.type], *_index(device))
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise MetamixerError(f"{where} holds the state of other random generators ({error})") from None
 
 
 def _rng(device: torch.device) -> Any:

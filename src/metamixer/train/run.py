@@ -185,18 +185,21 @@ class Run:
         }
 
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
-        checkpointing.load_weights(self.plain, state["model"], path)
-        if self.ema and state["ema"] is not None:
-            checkpointing.load_weights(self.ema.module, state["ema"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        checkpointing.load_weights(self.plain, state["model"], path)
+        checkpointing.load_optimizer(self.optimizer.optimizer, state["optimizer"], path)
+        checkpointing.load_weights(self.plain, state["model"], path)  # again, as looking at the optimiser moves them
+        if self.ema and state["ema"] is not None:
+            checkpointing.load_weights(self.ema.module, state["ema"], path)
         self.progress = Progress(**state["progress"])
+        if self.progress.epoch < self.config.epochs and self.progress.batch > self.sampler.steps(self.progress.epoch):
+            raise MetamixerError(f"{path}: progress.batch is {self.progress.batch}, beyond the end of its epoch")
         if not (self.folder / "best.safetensors").exists():  # resumed in another folder
             self.progress.best, self.progress.best_epoch = {}, 0
         process = self.accelerator.process_index
         if process < len(state["generators"]):
-            checkpointing.restore_generators(state["generators"][process], self.accelerator.device)
+            checkpointing.restore_generators(state["generators"][process], self.accelerator.device, path)
 
     def _open_folder(self, opened: ExitStack) -> tuple[Path, dict[str, Any]] | None:
         """Make the folder, keep others out of it and write what repeats the run into it; the checkpoint to go on from,
@@ -234,7 +237,7 @@ class Run:
         earlier = [path for name in RESULTS if (path := self.folder / name).exists()]
         settings = self.folder / "config.json"
         if earlier and anew and self.config.resume and settings.is_file():  # it ended before its first checkpoint
-            checkpointing.check_same(self.config, json.loads(settings.read_text()), settings)
+            checkpointing.check_same(self.config, checkpointing.read_settings(settings), settings)
         elif earlier and not self.config.overwrite:
             raise MetamixerError(
                 f"{self.folder} already holds a run; go on with --resume auto, choose another --out, or replace it with"

@@ -7,24 +7,27 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metamixer.bench.machine import this_machine
 from metamixer.bench.race.contenders import Contender, check_backbone, contenders, entry, equal_parameters
 from metamixer.bench.race.report import write_report
 from metamixer.bench.race.speed import Speed, measure
 from metamixer.bench.race.standings import Cell, RaceResult, standings
-from metamixer.data.files import make_folder
+from metamixer.data.files import make_folder, read_regular, read_text
 from metamixer.errors import MetamixerError
-from metamixer.limits import Count, Threads, checked
+from metamixer.limits import CONFIG_BYTES, Count, Threads, checked
 from metamixer.printing import say
+from metamixer.schemas import MEASURED, Settings, shown, validated
 from metamixer.tasks.classification import Classification
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
 from metamixer.train.interruption import TrainingInterruptedError
 from metamixer.train.loop import train
 from metamixer.train.run import write_json
+
+T = TypeVar("T")
 
 MIXERS = ("aff", "additive", "ffnified", "dsm", "attention", "pooling")
 
@@ -109,21 +112,33 @@ def settings_of(training: TrainConfig, largest: int | None) -> dict[str, Any]:
 
 def check_same(path: Path, settings: dict[str, Any]) -> None:
     """Raise MetamixerError, listing what differs, where the folder holds a race with other settings."""
-    earlier = _read_json(path)
+    earlier = _read(path, Settings)
     if earlier is None:
         return
     names = [name for name in dict.fromkeys((*earlier, *settings)) if earlier.get(name) != settings.get(name)]
     if names:
-        listed = ", ".join(f"{name} (was {earlier.get(name)!r}, is {settings.get(name)!r})" for name in names)
+        listed = ", ".join(f"{name} (was {shown(earlier.get(name))}, is {shown(settings.get(name))})" for name in names)
         raise MetamixerError(f"{path.parent} holds a race with other settings: {listed}; choose another --out")
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """``speed.json``: what was asked for, and the speeds by label."""
+
+    __pydantic_config__ = MEASURED
+
+    asked: dict[str, Any]
+    speeds: dict[str, Speed]
 
 
 def _speeds(path: Path, asked: dict[str, Any], measured: Callable[[], dict[str, Speed]]) -> dict[str, Speed]:
     """The speeds in the file, or measured anew where it holds those of other contenders or another machine."""
     asked = json.loads(json.dumps(asked))  # as it reads from a file
-    known = _read_json(path)
-    if known is not None and known["asked"] == asked:
-        return {label: Speed.from_dict(values) for label, values in known["speeds"].items()}
+    known = _read(path, Speeds)
+    if known is not None and known.asked == asked:
+        if missing := {contender["label"] for contender in asked["mixers"]} - known.speeds.keys():
+            raise MetamixerError(f"{path} lacks the speed of {sorted(missing)[0]}; delete it to measure anew")
+        return known.speeds
     say("measuring size and speed")
     speeds = measured()
     write_json(path, {"asked": asked, "speeds": {label: asdict(speed) for label, speed in speeds.items()}})
@@ -133,9 +148,14 @@ def _speeds(path: Path, asked: dict[str, Any], measured: Callable[[], dict[str, 
 def _cell(training: TrainConfig, contender: Contender, seed: int, folder: Path) -> Cell:
     """Train one contender with one seed, or read what came of it before."""
     run = make_folder(folder / "runs" / contender.folder / f"seed_{seed}")
-    finished = _read_json(run / "cell.json")
+    finished = _read(run / "cell.json", Cell)
     if finished is not None:
-        return Cell(**finished)
+        whole = len(finished.curve) == training.epochs and all(
+            {"top1", "train_loss"} <= row.keys() for row in finished.curve
+        )
+        if (finished.mixer, finished.seed) != (contender.label, seed) or not whole:
+            raise MetamixerError(f"{run / 'cell.json'} is of another training, or not whole; delete it to train anew")
+        return finished
     task: Any = training.task
     own = replace(task, model_args=(*task.model_args, *contender.model_args))
     try:
@@ -145,19 +165,27 @@ def _cell(training: TrainConfig, contender: Contender, seed: int, folder: Path) 
         raise TrainingInterruptedError(message, interrupted.exit_code) from None
     except MetamixerError as error:
         raise MetamixerError(f"{contender.label}, seed {seed}: {error}") from None
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    rows = _rows(run / "metrics.csv")
     cell = Cell.of(contender.label, seed, rows)
     write_json(run / "cell.json", asdict(cell))
     shutil.rmtree(run / "checkpoints")  # needed no more; best and last weights stay
     return cell
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file. Raises MetamixerError for one that is not of a race."""
+def _rows(path: Path) -> list[dict[str, float]]:
+    """The table of a finished training. Raises MetamixerError for another."""
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        table = csv.DictReader(read_text(path, CONFIG_BYTES, "a table of metrics").splitlines())
+        return [{name: float(value) for name, value in row.items()} for row in table]
+    except (TypeError, ValueError, csv.Error):
+        raise MetamixerError(f"{path} is no table of metrics; delete its folder to train anew") from None
+
+
+def _read(path: Path, schema: type[T]) -> T | None:
+    """A JSON file of the race; None where there is none. Raises MetamixerError for one that is not of a race."""
+    if not path.exists():
         return None
-    except (OSError, ValueError):
-        raise MetamixerError(f"{path} cannot be read; delete it to measure or train anew") from None
+    try:
+        return validated(schema, read_regular(path, CONFIG_BYTES, "a record of a race"), path, json=True)
+    except MetamixerError as error:
+        raise MetamixerError(f"{error}; delete it to measure or train anew") from None

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +18,7 @@ from metamixer.deploy.export import count_parameters, target_module
 from metamixer.deploy.merge import merge
 from metamixer.deploy.timing import Timing, time_interleaved, torch_threads
 from metamixer.errors import MetamixerError
+from metamixer.schemas import MEASURED
 from metamixer.tasks.classification import Classification
 from metamixer.train import distributed
 from metamixer.train.config import TrainConfig
@@ -46,6 +46,8 @@ class Speed:
         onnx_missing: why not.
     """
 
+    __pydantic_config__ = MEASURED  # as it is read from a file
+
     parameters: int
     merged_parameters: int
     macs: int
@@ -55,12 +57,6 @@ class Speed:
     torch: Timing
     onnx: Timing | None
     onnx_missing: str | None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Speed:
-        """The inverse of ``dataclasses.asdict``."""
-        onnx = values["onnx"] and Timing(**values["onnx"])
-        return cls(**{**values, "torch": Timing(**values["torch"]), "onnx": onnx})
 
 
 def measure(

@@ -10,6 +10,7 @@ from typing import Any
 
 from metamixer.bench.machine import Machine
 from metamixer.bench.race.speed import Speed
+from metamixer.schemas import MEASURED
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Cell:
         images_per_second: median over the epochs of the run itself, reading included.
         curve: the run's row of metrics after every epoch.
     """
+
+    __pydantic_config__ = MEASURED  # as it is read from a file
 
     mixer: str
     seed: int
