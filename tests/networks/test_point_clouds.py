@@ -138,3 +138,21 @@ def with_twins(feat: Tensor, grid: Tensor, offset: Tensor) -> Cloud:
 def test_clouds_that_make_no_sense(spoil: Any, message: str) -> None:
     with pytest.raises(MetamixerError, match=message):
         small()(*spoil(*cloud(12, 8)))
+
+
+def test_gradients_of_pooling_do_not_depend_on_what_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is used again may hold the very maxima that were found before."""
+    pool = GridPool(4, 8)
+    x, cluster = torch.randn(30, 4), torch.arange(30) % 7
+
+    def gradient() -> Tensor:
+        pool.zero_grad()
+        pool(x, cluster, 7).square().sum().backward()
+        assert pool.proj.weight.grad is not None
+        return pool.proj.weight.grad
+
+    expected = gradient()
+    projected = pool.proj(x).detach()
+    maxima = torch.stack([projected[cluster == cell].amax(0) for cell in range(7)])
+    monkeypatch.setattr(Tensor, "new_empty", lambda *_: maxima.clone())
+    assert torch.equal(gradient(), expected)

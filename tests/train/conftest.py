@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +38,26 @@ def config(pictures: Path, tmp_path: Path) -> mm.TrainConfig:
     """Two epochs of six steps."""
     task = Classification("metaformer_nano", str(pictures), image_size=32, model_args=SMALL)
     return mm.TrainConfig(task, out=str(tmp_path / "run"), epochs=2, batch_size=8, workers=0)
+
+
+@pytest.fixture(scope="session")
+def every_task() -> SimpleNamespace:
+    """A tiny training of every task: ``every_task.py``."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("every_task.py"))))
+
+
+@pytest.fixture(scope="session")
+def every_data(every_task: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of all of them."""
+    root = tmp_path_factory.mktemp("every_data")
+    every_task.write_data(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def same_run() -> Callable[[Path, Path], None]:
+    """Fails unless two runs left the same: ``same_run.py``."""
+    return runpy.run_path(str(Path(__file__).with_name("same_run.py")))["assert_same_run"]
 
 
 @pytest.fixture(autouse=True)

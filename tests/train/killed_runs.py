@@ -1,13 +1,15 @@
 """Run by test_resume.py: a training run that is killed over and over, and the same run in peace.
 
 Every attempt is a fork of this process, which has imported everything and trained nothing; so starting anew costs
-little. Arguments: the folder of pictures, the folder for both runs, how many kills, the seed of their moments.
+little. Arguments: the task, the folder of data, the folder for both runs, how many kills, the workers, the seed of the
+kills' moments.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import runpy
 import signal
 import sys
 import time
@@ -17,34 +19,7 @@ import torch
 
 import metamixer as mm
 from metamixer.data import files
-from metamixer.tasks.classification import Classification
 from metamixer.train import Step
-
-
-def config(pictures: str, out: Path, epochs: int) -> mm.TrainConfig:
-    """About six steps per epoch, with all that is random or has a state."""
-    task = Classification(
-        "metaformer_nano",
-        pictures,
-        image_size=32,
-        model_args=("depths=(1,1,1,1)", "dims=(8,16,24,32)"),
-        policy="rand",
-        erase=0.3,
-        mixup=0.2,
-        cutmix=1.0,
-        drop_path_rate=0.2,
-    )
-    return mm.TrainConfig(
-        task,
-        out=str(out),
-        resume="auto",
-        epochs=epochs,
-        batch_size=8,
-        accumulate=2,
-        sizes=(32, 40),
-        workers=2,
-        save_every=2,
-    )
 
 
 def attempt(settings: mm.TrainConfig, die_after_steps: int = 0, delay: float = 0.0, die_in_save: int = 0) -> bool:
@@ -82,8 +57,11 @@ def attempt(settings: mm.TrainConfig, die_after_steps: int = 0, delay: float = 0
         os._exit(1)
 
 
-def main(pictures: str, out: Path, kills: int, seed: int) -> None:
-    peace, killed_run = (config(pictures, out / name, epochs=kills // 2) for name in ("peace", "killed"))
+def main(name: str, data: Path, out: Path, kills: int, workers: int, seed: int) -> None:
+    config = runpy.run_path(str(Path(__file__).with_name("every_task.py")))["config"]
+    peace, killed_run = (
+        config(name, data, out / run, resume="auto", epochs=kills, workers=workers) for run in ("peace", "killed")
+    )
     assert attempt(peace)
     moments = random.Random(seed)
     started = time.perf_counter()
@@ -100,4 +78,4 @@ def main(pictures: str, out: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))

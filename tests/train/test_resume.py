@@ -2,73 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
 import metamixer as mm
 from metamixer.cli import main
 from metamixer.data import files
 from metamixer.tasks.classification import Classification
 from metamixer.train import checkpointing
-from metamixer.train.config import NOT_PART_OF_THE_RESULT
 from metamixer.train.interruption import TrainingInterruptedError
 
-TIMES = ("images_per_second", "seconds")
+compare = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("same_run.py"))))
+metrics, assert_same_run = compare.metrics, compare.assert_same_run
 
 
-def metrics(run: Path) -> list[dict[str, str]]:
-    """``metrics.csv`` without the columns that are times."""
-    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def assert_equal(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit, in tensors, dicts and lists."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for name in a:
-            if name not in (*TIMES, *NOT_PART_OF_THE_RESULT):
-                assert_equal(a[name], b[name], f"{where}.{name}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-def weights(path: Path) -> dict[str, Any]:
-    """All that a file of weights holds. (The order of the metadata in the file is chance.)"""
-    with safe_open(path, framework="pt") as file:
-        return {"metadata": file.metadata(), **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    for name in ("best.safetensors", "last.safetensors"):
-        assert_equal(weights(one / name), weights(other / name), name)
-    assert metrics(one) == metrics(other)
-    states = [checkpointing.read(checkpointing.checkpoints(run / "checkpoints")[-1]) for run in (one, other)]
-    assert_equal(*states)
-
-
-def kill(pictures: Path, out: Path, kills: int, seed: int) -> None:
+def kill(name: str, data: Path, out: Path, kills: int, workers: int, seed: int) -> None:
     """Train in peace and with kills, and compare: every loss ever seen, metrics, weights, the last checkpoint."""
     script = Path(__file__).with_name("killed_runs.py")
-    command = [sys.executable, str(script), str(pictures), str(out), str(kills), str(seed)]
+    command = [sys.executable, str(script), name, str(data), str(out), *map(str, (kills, workers, seed))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -80,13 +42,19 @@ def kill(pictures: Path, out: Path, kills: int, seed: int) -> None:
     assert all(right[step] == loss for step, loss in seen)
 
 
-def test_a_killed_run_ends_as_if_nobody_had_killed_it(pictures: Path, tmp_path: Path) -> None:
-    kill(pictures, tmp_path, kills=4, seed=0)
+@pytest.mark.promise("kills", "SIGKILL at any moment, in the middle of a checkpoint too, changes no bit of the outcome")
+def test_a_killed_run_ends_as_if_nobody_had_killed_it(every_data: Path, tmp_path: Path) -> None:
+    kill("classification", every_data, tmp_path, kills=4, workers=2, seed=0)
 
 
 @pytest.mark.slow
-def test_twenty_kills(pictures: Path, tmp_path: Path) -> None:
-    kill(pictures, tmp_path, kills=20, seed=1)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_every_task_killed_eight_times(
+    workers: int, every_task: SimpleNamespace, every_data: Path, tmp_path: Path
+) -> None:
+    for name in every_task.TASKS:
+        kill(name, every_data, tmp_path / name, kills=8, workers=workers, seed=workers)
 
 
 def test_a_signal_saves_and_ends_and_the_run_goes_on(config: mm.TrainConfig, tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ class GridPool(nn.Module):
 
     def forward(self, x: Tensor, cluster: Tensor, cells: int) -> Tensor:
         projected = self.proj(x)
-        out = projected.new_empty(cells, projected.shape[1])
+        # Not new_empty: the gradient is shared with whatever equals the maximum there, and memory used before may.
+        out = projected.new_full((cells, projected.shape[1]), -torch.inf)
         out = out.scatter_reduce(0, cluster[:, None].expand_as(projected), projected, "amax", include_self=False)
         return F.gelu(self.norm(out))
 

@@ -16,6 +16,7 @@ from metamixer.models import list_models
 from metamixer.networks import NETWORKS
 from metamixer.printing import complain, say, say_lines
 from metamixer.tasks.classification import Classification
+from metamixer.tasks.sharing import process
 from metamixer.train.config import TrainConfig
 from metamixer.train.dry_run import estimate, report
 from metamixer.train.interruption import TrainingInterruptedError
@@ -55,9 +56,11 @@ def train_command(arguments: Sequence[str]) -> int:
     except TrainingInterruptedError as interrupted:
         complain(interrupted)
         return interrupted.exit_code
+    first = process() == 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    say(f"best {result.metric} {result.value:.4g} in epoch {result.epoch}: {result.best}")
+    if first:
+        say(f"best {result.metric} {result.value:.4g} in epoch {result.epoch}: {result.best}")
     return 0
 
 

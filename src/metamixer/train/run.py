@@ -315,7 +315,8 @@ def fit_to_data(config: TrainConfig, samples: int, processes: int) -> TrainConfi
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Memory layout and gradient checkpointing. Raises MetamixerError for a model without the latter."""
     if config.channels_last:
-        model.to(memory_format=torch.channels_last)
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = _channels_last(tensor.data)  # Module.to would refuse the kernels of point clouds
     if config.grad_checkpointing:
         enable: Any = getattr(model, "set_grad_checkpointing", None)
         if enable is None:
@@ -331,7 +332,7 @@ def to_device(data: Any, device: torch.device, channels_last: bool) -> Any:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    """Pictures ``B × C × H × W`` are laid out anew, other tensors stay."""
+    """Pictures ``B × C × H × W`` and kernels over them are laid out anew, other tensors stay."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
