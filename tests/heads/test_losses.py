@@ -195,20 +195,6 @@ def test_samples_are_proposals_and_true_boxes() -> None:
     assert int(sample.given.sum()) == 2
 
 
-@pytest.mark.parametrize("head", DETECTORS)
-@pytest.mark.parametrize("counts", [(2, 0), (0, 0)])
-def test_every_weight_learns_whatever_the_pictures_show(head: str, counts: tuple[int, int]) -> None:
-    """Processes that share gradients wait for all of them; a picture may show nothing."""
-    model = small(head).train()
-    losses = model(torch.randn(2, 3, SIDE, SIDE), [objects(count) for count in counts])
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    sum(losses.values()).backward()
-    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert without == []
-    if head == "cascade_mask_rcnn":
-        assert {f"{name}{stage}" for name in ("classes", "boxes", "masks") for stage in (1, 2, 3)} < set(losses)
-
-
 @pytest.mark.parametrize(
     ("head", "backbone"),
     [

@@ -319,13 +319,13 @@ def levels_at(backbone: nn.Module, strides: Sequence[int]) -> tuple[list[int], l
     return places, [channels[place] for place in places]
 
 
-def last_levels(backbone: nn.Module, count: int) -> list[int]:
-    """Channels of the backbone's last maps. Raises MetamixerError where it has fewer."""
+def last_levels(backbone: nn.Module, count: int) -> tuple[list[int], list[int]]:
+    """Places in the backbone's list of maps, and channels, of the last. Raises MetamixerError where it has fewer."""
     info: Any = backbone.feature_info
     channels = list(info.channels())
     if len(channels) < count:
         raise MetamixerError(f"this head needs {count} maps; the backbone has {len(channels)}")
-    return channels[-count:]
+    return list(range(len(channels) - count, len(channels))), channels[-count:]
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
+from torchvision.ops import box_convert, clip_boxes_to_image, nms
 
 LARGEST_GROWTH = abs(math.log(16 / 1000))
 
@@ -71,8 +71,19 @@ def strongest(
 
     A box goes where its overlap with a better one is strictly above ``overlap``.
     """
-    kept = batched_nms(boxes, scores, groups, overlap)[:limit]
-    return boxes[kept], scores[kept], groups[kept]
+    if not len(boxes):
+        return boxes, scores, groups
+    # Each group is moved to a place of its own, in double precision, so that no overlap changes.
+    exact = boxes if boxes.device.type == "mps" else boxes.double()  # which has no doubles
+    apart = exact + groups[:, None] * (exact.max() - exact.min() + 1)
+    order = scores.argsort(descending=True, stable=True)
+    count = 2 * limit
+    while True:  # only better boxes suppress one, so those that are left of the first few are the best of all
+        first = order[:count]
+        kept = first[nms(apart[first], scores[first].to(apart), overlap)[:limit]]
+        if len(kept) == limit or count >= len(order):
+            return boxes[kept], scores[kept], groups[kept]
+        count *= 2
 
 
 def rescaled(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:

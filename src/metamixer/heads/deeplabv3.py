@@ -66,7 +66,8 @@ class DilatedSegmentation(SegmentationModel):
     ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
         self.output_stride = output_stride
-        before, last = last_levels(backbone, 2)
+        places, (before, last) = last_levels(backbone, 2)
+        self.places = places if auxiliary else places[-1:]
         self.head = self.make_head(last, channels or self.default_channels)
         if auxiliary:
             self.aux_head = AuxiliaryHead(before, max(before // 4, 128), num_classes, nn.SiLU())

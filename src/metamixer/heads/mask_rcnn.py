@@ -196,7 +196,7 @@ class MaskRCNN(DenseModel):
             moves = per_anchor(deltas, 4).gather(1, order[..., None].expand(-1, -1, 4))
             boxes.append(clip_each(decode_deltas(around[order], moves, None), sizes))
             scores.append(best)
-            levels.append(torch.full_like(order[0], i) if len(order) else order.new_zeros(0))
+            levels.append(order.new_full((order.shape[1],), i))
         level, proposals = torch.cat(levels), []
         for moved, score in zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), strict=True):
             kept = has_area(moved)
