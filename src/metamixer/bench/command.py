@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from tyro.conf import Positional, arg
 from metamixer.bench.latency import RUNTIMES, LatencyReport, LatencyRow, benchmark
 from metamixer.bench.published_top1 import published_top1
 from metamixer.data.files import replace_when_done
+from metamixer.data.tables import write_records
 from metamixer.errors import MetamixerError
 from metamixer.limits import BatchSize, Count, Threads, checked
 from metamixer.printing import Table, say, working
@@ -97,20 +97,17 @@ def _check_files(models: Sequence[str], image_size: int | None, out: Path | None
 
 def save_report(report: LatencyReport, path: Path) -> None:
     """Write a report as ``.csv`` (rows alone) or ``.json`` (with the machine and what failed)."""
+    if path.suffix == ".csv":
+        write_records(path, map(asdict, report.rows))
+        return
+    content = {
+        "machine": asdict(report.machine),
+        "load": report.load,
+        "rows": [asdict(row) for row in report.rows],
+        "failed": [{"model": m, "runtime": r, "reason": why} for (m, r), why in report.failed.items()],
+    }
     with replace_when_done(path) as temporary:
-        if path.suffix == ".json":
-            content = {
-                "machine": asdict(report.machine),
-                "load": report.load,
-                "rows": [asdict(row) for row in report.rows],
-                "failed": [{"model": m, "runtime": r, "reason": why} for (m, r), why in report.failed.items()],
-            }
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            return
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, asdict(report.rows[0]))
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in report.rows)
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def latency_table(rows: Sequence[LatencyRow]) -> Table:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from metamixer.data.files import open_regular
 from metamixer.data.formats import short_lines
+from metamixer.data.tables import from_cell
 from metamixer.errors import MetamixerError
 from metamixer.limits import TABLE_BYTES, available_memory, require_memory
 
@@ -95,7 +96,7 @@ def read_series(path: str | Path, time_column: str | None = None) -> Series:
     if len(rows) < 3:
         raise MetamixerError(f"{path} holds {max(0, len(rows) - 1)} rows below its header; a series needs two or more")
     (_, header), *rows = rows
-    columns = [name.strip() for name in header]
+    columns = [from_cell(name.strip()) for name in header]
     if "" in columns or len(set(columns)) < len(columns):
         twice = next((name for name in columns if columns.count(name) > 1), "")
         raise MetamixerError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metamixer.data.files import replace_when_done
+from metamixer.data.tables import write_table
 from metamixer.data.time_series import (
     Part,
     Series,
@@ -359,11 +359,8 @@ class Forecast:
 
     def write_csv(self, path: str | Path) -> None:
         """One row per step: its time and the forecast of every variable."""
-        with replace_when_done(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["date", *self.columns])
-            for time, row in zip(self.times, self.values, strict=True):
-                writer.writerow([_written(time, " "), *(repr(float(value)) for value in row)])
+        rows = zip(self.times, self.values.tolist(), strict=True)
+        write_table(path, ["date", *self.columns], ([_written(time, " "), *row] for time, row in rows))
 
     def draw(self, variables: int = 7) -> Image.Image:
         """One panel for each of the first variables: the past, the forecast, and the truth where it is known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from metamixer.data.files import replace_when_done
+from metamixer.data.tables import write_records
 from metamixer.errors import MetamixerError
 from metamixer.printing import Bar, note
 from metamixer.train.events import Events
@@ -106,13 +105,10 @@ class Records:
 
 def write_metrics(path: Path, rows: Sequence[Row]) -> None:
     """A CSV table with a column for every name in any row."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    with replace_when_done(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(
-            {name: round(value, 6) if math.isfinite(value) else value for name, value in row.items()} for row in rows
-        )
+    write_records(
+        path,
+        ({name: round(value, 6) if math.isfinite(value) else value for name, value in row.items()} for row in rows),
+    )
 
 
 def memory_in_use(device: torch.device) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -16,7 +15,9 @@ from metamixer.bench.race.contenders import Contender, check_backbone, contender
 from metamixer.bench.race.report import write_report
 from metamixer.bench.race.speed import Speed, measure
 from metamixer.bench.race.standings import Cell, RaceResult, standings
-from metamixer.data.files import make_folder, read_regular, read_text
+from metamixer.data.files import make_folder, read_regular
+from metamixer.data.folder_lock import alone_in
+from metamixer.data.tables import read_table
 from metamixer.errors import MetamixerError
 from metamixer.limits import CONFIG_BYTES, Count, Threads, checked
 from metamixer.printing import say
@@ -77,29 +78,30 @@ def race(
     if same_parameters:
         found, largest = equal_parameters(task, found)
     folder = make_folder(training.folder)
-    settings = settings_of(training, largest)
-    check_same(folder / "settings.json", settings)
-    machine = this_machine()
-    asked = {
-        "settings": settings,
-        "mixers": [asdict(contender) for contender in found],
-        "machine": asdict(machine),
-        "threads": threads,
-        "rounds": rounds,
-    }
-    speeds = _speeds(folder / "speed.json", asked, lambda: measure(training, task, found, threads, rounds))
-    write_json(folder / "settings.json", settings)
-    counts = {"classes": len(task.classes), "training": len(task), "validation": len(task.validation)}
+    with alone_in(folder, "race"):
+        settings = settings_of(training, largest)
+        check_same(folder / "settings.json", settings)
+        machine = this_machine()
+        asked = {
+            "settings": settings,
+            "mixers": [asdict(contender) for contender in found],
+            "machine": asdict(machine),
+            "threads": threads,
+            "rounds": rounds,
+        }
+        speeds = _speeds(folder / "speed.json", asked, lambda: measure(training, task, found, threads, rounds))
+        write_json(folder / "settings.json", settings)
+        counts = {"classes": len(task.classes), "training": len(task), "validation": len(task.validation)}
 
-    cells: list[Cell] = []
-    total = seeds * len(found)
-    for seed in range(training.seed, training.seed + seeds):
-        for contender in found:
-            say(f"{contender.label}, seed {seed} ({len(cells) + 1} of {total})")
-            cells.append(_cell(training, contender, seed, folder))
-        result = RaceResult(settings, counts, machine, threads, cells, standings(cells, speeds))
-        write_report(result, folder)
-    return result
+        cells: list[Cell] = []
+        total = seeds * len(found)
+        for seed in range(training.seed, training.seed + seeds):
+            for contender in found:
+                say(f"{contender.label}, seed {seed} ({len(cells) + 1} of {total})")
+                cells.append(_cell(training, contender, seed, folder))
+            result = RaceResult(settings, counts, machine, threads, cells, standings(cells, speeds))
+            write_report(result, folder)
+        return result
 
 
 def settings_of(training: TrainConfig, largest: int | None) -> dict[str, Any]:
@@ -155,6 +157,7 @@ def _cell(training: TrainConfig, contender: Contender, seed: int, folder: Path) 
         )
         if (finished.mixer, finished.seed) != (contender.label, seed) or not whole:
             raise MetamixerError(f"{run / 'cell.json'} is of another training, or not whole; delete it to train anew")
+        _delete_checkpoints(run)  # the race may have been stopped between the result and this
         return finished
     task: Any = training.task
     own = replace(task, model_args=(*task.model_args, *contender.model_args))
@@ -168,16 +171,20 @@ def _cell(training: TrainConfig, contender: Contender, seed: int, folder: Path) 
     rows = _rows(run / "metrics.csv")
     cell = Cell.of(contender.label, seed, rows)
     write_json(run / "cell.json", asdict(cell))
-    shutil.rmtree(run / "checkpoints")  # needed no more; best and last weights stay
+    _delete_checkpoints(run)
     return cell
+
+
+def _delete_checkpoints(run: Path) -> None:
+    """Of a finished training, which needs them no more; best and last weights stay."""
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
     """The table of a finished training. Raises MetamixerError for another."""
     try:
-        table = csv.DictReader(read_text(path, CONFIG_BYTES, "a table of metrics").splitlines())
-        return [{name: float(value) for name, value in row.items()} for row in table]
-    except (TypeError, ValueError, csv.Error):
+        return [{name: float(value) for name, value in row.items()} for row in read_table(path)]
+    except ValueError:
         raise MetamixerError(f"{path} is no table of metrics; delete its folder to train anew") from None
 
 

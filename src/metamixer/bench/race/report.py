@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from metamixer.bench.race.figures import draw_curves, draw_pareto, styles
 from metamixer.bench.race.standings import RaceResult, Standing
 from metamixer.data.files import replace_when_done
+from metamixer.data.tables import write_records
 from metamixer.html_page import data_uri, render
 from metamixer.printing import Table
 
@@ -27,9 +26,9 @@ def write_report(result: RaceResult, folder: Path) -> None:
         draw_pareto(result, temporary)
     with replace_when_done(folder / "curves.png") as temporary:
         draw_curves(result, temporary)
-    _write_csv(folder / "standings.csv", [flat(standing) for standing in result.standings])
+    write_records(folder / "standings.csv", [flat(standing) for standing in result.standings])
     cells = [{name: value for name, value in asdict(cell).items() if name != "curve"} for cell in result.cells]
-    _write_csv(folder / "cells.csv", cells)
+    write_records(folder / "cells.csv", cells)
     with replace_when_done(folder / "race.json") as temporary:
         temporary.write_text(json.dumps(asdict(result), indent=2) + "\n")
     page = render_page(result, (folder / "pareto.png").read_bytes(), (folder / "curves.png").read_bytes())
@@ -47,13 +46,6 @@ def flat(standing: Standing) -> dict[str, Any]:
         else:
             row[name] = value
     return row
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with replace_when_done(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def standings_table(result: RaceResult) -> Table:
