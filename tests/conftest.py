@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,21 @@ class SmallDisk:
             import resource
 
             resource.setrlimit(resource.RLIMIT_FSIZE, self.bound)
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Nothing can be written inside the block: the disk, or else every folder on it, is read-only."""
+        if self.mounted:
+            subprocess.run(["mount", "-o", "remount,ro", str(self.path)], check=True)
+            yield
+            subprocess.run(["mount", "-o", "remount,rw", str(self.path)], check=True)
+            return
+        folders = [self.path, *(path for path in self.path.rglob("*") if path.is_dir())]
+        for folder in folders:
+            folder.chmod(0o500)
+        yield
+        for folder in folders:
+            folder.chmod(0o700)
 
     def close(self) -> None:
         self.free()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -28,6 +30,8 @@ from metamixer.bench.race.report import standings_table, write_report
 from metamixer.bench.race.speed import latencies
 from metamixer.bench.race.task import FirstOfEachClass
 from metamixer.cli import main
+from metamixer.data import files, folder_lock
+from metamixer.data.folder_lock import alone_in
 from metamixer.deploy import onnx
 from metamixer.errors import MetamixerError
 from metamixer.mixers import DynamicSpectrumMixer, Pooling
@@ -261,6 +265,79 @@ def test_an_interrupted_cell_goes_on(raced: Raced, tmp_path: Path, monkeypatch: 
     assert seen == [4, 5, 6]
     [cell], whole = result.cells, raced.result.cells[0]
     assert (cell.top1, cell.curve[-1]["train_loss"]) == (whole.top1, whole.curve[-1]["train_loss"])
+
+
+@pytest.mark.promise("faults", "a race that is stopped in the last validation of a training says so and does not go on")
+def test_a_signal_in_a_cells_last_validation_ends_the_race(
+    raced: Raced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = replace(raced.training, out=str(tmp_path))
+    shutil.copy(raced.folder / "speed.json", tmp_path)
+    evaluate, begun = RaceTask.evaluate, 0
+
+    def interrupted(self: RaceTask, *arguments: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RaceTask, "evaluate", interrupted)
+        with pytest.raises(TrainingInterruptedError, match="interrupted in pooling, seed 0") as caught:
+            race(training, MIXERS, seeds=2, rounds=ROUNDS)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert begun == 2
+    assert not (tmp_path / "runs" / "pooling" / "seed_0" / "cell.json").exists()
+    [cell] = race(training, ["pooling"], seeds=1, rounds=ROUNDS).cells
+    assert cell.top1 == raced.result.cells[0].top1
+
+
+@pytest.mark.promise(
+    "faults", "what a race that was stopped between a result and its cleaning left is cleaned by the next"
+)
+def test_what_a_stopped_race_left_is_deleted(raced: Raced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(raced.folder, tmp_path / "race")
+    left = folder / "runs" / "pooling" / "seed_1" / "checkpoints"
+    left.mkdir()
+    (left / "step_000000006.pt").touch()
+    monkeypatch.setattr(grid, "train", lambda config: pytest.fail("trained again"))
+    race(replace(raced.training, out=str(folder)), MIXERS, seeds=2, rounds=ROUNDS)
+    assert not left.exists()
+
+
+@pytest.mark.promise("faults", "two races in one folder: the second is refused, and nothing of the first is touched")
+def test_a_folder_in_use_is_refused(raced: Raced, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.read_bytes() for path in raced.folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.1)
+    with alone_in(raced.folder, "race"), pytest.raises(MetamixerError, match="is in use by another race; wait until"):
+        race(raced.training, MIXERS, seeds=2, rounds=ROUNDS)
+    assert before == {path: path.read_bytes() for path in raced.folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.promise(
+    "faults", "a disk that is full when a race's results are due is one sentence; the results before stay"
+)
+@pytest.mark.parametrize("name", ["cell.json", "curves.png", "standings.csv", "race.json", "report.html"])
+def test_a_full_disk_for_the_results(raced: Raced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = shutil.copytree(raced.folder, tmp_path / "race")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    places = [path for path in before if path.name == name]
+    if name == "cell.json":
+        places = places[:1]
+        places[0].unlink()
+        monkeypatch.setattr(grid, "train", lambda config: None)
+
+    def full(path: Path) -> None:
+        if path.name.startswith(f".{name}."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(MetamixerError, match=rf"{name} cannot be written \(No space left on device\)$"):
+        race(replace(raced.training, out=str(folder)), MIXERS, seeds=2, rounds=ROUNDS)
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert all(left[path] == before[path] for path in before if path in left and path.name == name)
+    assert not list(folder.rglob("*.part"))
 
 
 def test_another_race_in_the_folder_is_refused(raced: Raced) -> None:

@@ -23,12 +23,14 @@ from metamixer.tasks.forecasting import Forecast
 
 # NUL is refused by the csv module of Python 3.10, halves of surrogates are escaped.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
-SIGNS = st.builds(str.__add__, st.sampled_from(["", "'", "''"]), st.sampled_from(["=", "+", "-", "@", "\t", "\r", "＝"]))
+SIGNS = st.builds(
+    str.__add__, st.sampled_from(["", "'", "''"]), st.sampled_from(["=", "+", "-", "@", "\t", "\r", "＝"])
+)
 FORMULAS = st.builds(str.__add__, SIGNS, TEXTS)
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-@pytest.mark.promise("bad input", "no text of a CSV table begins as a formula would, and ours are read back as they were")
+@pytest.mark.promise("bad input", "no text in a CSV table begins as a formula, and it is read back as it was")
 @given(texts=st.lists(st.tuples(TEXTS | FORMULAS, FORMULAS), max_size=4))
 def test_no_text_is_a_formula_and_all_is_read_back(tmp_path_factory: Any, texts: list[tuple[str, str]]) -> None:
     path = tmp_path_factory.mktemp("tables") / "table.csv"
@@ -51,7 +53,9 @@ def test_the_tables_of_bench_race_and_forecasts(tmp_path: Path) -> None:
     save_report(SimpleNamespace(rows=[LatencyRow(**row)]), tmp_path / "bench.csv")  # type: ignore[arg-type]
     write_records(tmp_path / "race.csv", [{"mixer": "@sum", "top1": -1.0}])
     times = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64[D]")
-    forecast = Forecast(("-OT", "+x"), times, np.arange(-3.0, 3).reshape(3, 2), times, np.zeros((3, 2)), np.zeros((0, 2)))
+    forecast = Forecast(
+        ("-OT", "+x"), times, np.arange(-3.0, 3).reshape(3, 2), times, np.zeros((3, 2)), np.zeros((0, 2))
+    )
     forecast.write_csv(tmp_path / "forecast.csv")
     for name in ("bench", "race", "forecast"):
         cells = [cell for line in (tmp_path / f"{name}.csv").read_text().splitlines() for cell in line.split(",")]
