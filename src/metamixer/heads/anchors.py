@@ -38,7 +38,11 @@ def per_anchor(level: Tensor, values: int) -> Tensor:
 
 
 def in_own_cells(
-    sizes: Sequence[Sequence[int]], strides: Sequence[int], per_cell: int, padded: Sequence[int]
+    sizes: Sequence[Sequence[int]],
+    strides: Sequence[int],
+    per_cell: int,
+    padded: Sequence[int],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Which anchors of all levels, ``N``, bool, stand in cells of the picture, not of what pads it to the batch's size.
 
@@ -49,11 +53,12 @@ def in_own_cells(
         strides: of the levels.
         per_cell: anchors in a cell.
         padded: height and width of the picture as padded by itself.
+        device: of the result.
     """
     flags = []
     for (height, width), stride in zip(sizes, strides, strict=True):
-        rows = torch.arange(height) * stride < padded[0]
-        columns = torch.arange(width) * stride < padded[1]
+        rows = torch.arange(height, device=device) * stride < padded[0]
+        columns = torch.arange(width, device=device) * stride < padded[1]
         flags.append((rows[:, None] & columns).flatten().repeat_interleave(per_cell))
     return torch.cat(flags)
 

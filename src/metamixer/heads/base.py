@@ -249,9 +249,9 @@ class SegmentationModel(DenseModel):
         """What a sum over pixels becomes a mean by: a scalar, above 0; see ``averaged_over``."""
         labelled = targets != VOID
         if self.averaged_over == "pixels":
-            count = targets.new_tensor(targets.numel())
+            count = targets.new_full((), targets.numel())
         elif self.averaged_over == "weights" and self.class_weights is not None:
-            count = self.class_weights[targets[labelled]].sum()
+            count = (self.class_weights[targets.where(labelled, 0)] * labelled).sum()
         else:
             count = labelled.sum()
         return torch.where(count > 0, count, 1)  # where nothing counts, the sum is 0

@@ -259,7 +259,7 @@ class MaskRCNN(DenseModel):
     def _learnt_anchors(self, anchors: Tensor, sizes: Sequence[Sequence[int]], target: Objects) -> Tensor:
         """``N``, bool; without anchors outside a picture too small to hold one learns from those of its cells."""
         height, width = target["size"].tolist()
-        own = in_own_cells(sizes, STRIDES, len(RATIOS), padded_size((height, width))).to(anchors.device)
+        own = in_own_cells(sizes, STRIDES, len(RATIOS), padded_size((height, width)), anchors.device)
         if self.anchors_outside:
             return own
         edges = anchors.new_tensor([width, height])

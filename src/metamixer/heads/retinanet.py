@@ -100,7 +100,7 @@ class RetinaNet(DenseModel):
         positives = []
         for i in range(batch):
             objects = targets[i]["boxes"]
-            own = in_own_cells(sizes, STRIDES, ANCHORS, padded_size(targets[i]["size"].tolist())).to(anchors.device)
+            own = in_own_cells(sizes, STRIDES, ANCHORS, padded_size(targets[i]["size"].tolist()), anchors.device)
             matched = assign(anchors, objects, 0.5, 0.4, rescue=0.0, among=own)
             positive = (matched >= 0).nonzero()[:, 0]
             wanted = torch.zeros_like(logits[i])
