@@ -309,6 +309,29 @@ def test_shards_through_fsspec(cache: Path, shards: Path) -> None:
         ShardPictures(["nonsense://a/b.tar"])
 
 
+class _OwnError(Exception):
+    """As the packages of services have them: of no kind that Python knows."""
+
+
+def test_services_with_errors_of_their_own(
+    cache: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/own/train-000.tar", (shards / "train-000.tar").read_bytes())
+    info = type(memory).info
+    monkeypatch.setattr(type(memory), "info", lambda self, path: info(self, path) | {"size": None})
+    assert len(ShardPictures(["memory://own/train-000.tar"])) == 3  # a service that does not tell sizes
+    assert caplog.messages == ["fetching memory://own/train-000.tar"]
+
+    def refuse(self: Any, path: str) -> None:
+        raise _OwnError("no credentials\nat all")
+
+    monkeypatch.setattr(type(memory), "info", refuse)
+    with pytest.raises(MetamixerError, match=r"memory://own/a\.tar could not be read \(no credentials\)$"):
+        ShardPictures(["memory://own/a.tar"])
+
+
 # ---------------------------------------------------------------- Hugging Face
 
 

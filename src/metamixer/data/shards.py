@@ -26,6 +26,7 @@ from metamixer.data.pictures import EXTENSIONS, decode_picture
 from metamixer.data.source import SPLIT_NAMES, Pictures, Split
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANY_BYTES, LABEL_BYTES, MOST_CLASSES, NAMES_BYTES, PICTURE_BYTES, SHARDS
+from metamixer.printing import notices
 
 _RANGE = r"\{(\d+)\.\.(\d+)\}"
 CLASSES_FILE = "classes.txt"  # beside the shards: a name a line, in the order of their indices
@@ -244,9 +245,13 @@ def _copy(address: str, target: Path) -> Path:
     """``address``, read through fsspec, as ``target``; a copy that broke off is gone on with."""
     if not target.is_file():
         make_folder(target.parent)
-        with one_process(target):
-            if not target.is_file():  # while this one waited
-                _copy_now(address, target)
+        try:
+            with one_process(target):
+                if not target.is_file():  # while this one waited
+                    notices.warning("fetching %s", address)
+                    _copy_now(address, target)
+        except OSError as error:  # those of the service were caught where they arose
+            raise MetamixerError(f"{target} cannot be written ({error.strerror or error})") from None
     return target
 
 
@@ -261,7 +266,8 @@ def _copy_now(address: str, target: Path) -> None:
             raise MetamixerError(f"{address} is no file")
         size = about["size"]
         held = held_bytes(part)
-        with system.open(path, "rb") as source, part.open("ab" if held <= size else "wb") as file:
+        goes_on = size is not None and held <= size
+        with system.open(path, "rb") as source, part.open("ab" if goes_on else "wb") as file:
             source.seek(file.tell())
             while chunk := source.read(1 << 20):
                 file.write(chunk)
@@ -271,8 +277,11 @@ def _copy_now(address: str, target: Path) -> None:
         raise MetamixerError(f"{address} cannot be read: {' '.join(str(error).split())}") from None
     except FileNotFoundError:
         raise MetamixerError(f"{address}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise MetamixerError(f"{address} could not be read ({error})") from None
+    except MetamixerError:
+        raise
+    except Exception as error:  # every service's package has errors of its own
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise MetamixerError(f"{address} could not be read ({reason})") from None
     if size is not None and part.stat().st_size != size:
         raise MetamixerError(f"{address} broke off; run the same command again to go on with it")
     part.replace(target)
