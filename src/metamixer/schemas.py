@@ -335,7 +335,8 @@ Measured = Annotated[float, AllowInfNan(True)]
 Row = Annotated[dict[Text, Measured], Field(max_length=10_000)]
 _Scalar: TypeAlias = bool | int | Measured | Annotated[str, StringConstraints(max_length=100_000)] | None
 _Scalars: TypeAlias = Annotated[list[_Scalar], Field(max_length=MOST_CLASSES)]
-Settings: TypeAlias = dict[Text, _Scalar | Annotated[list[_Scalar | _Scalars], Field(max_length=MOST_CLASSES)]]
+_Setting: TypeAlias = _Scalar | Annotated[list[_Scalar | _Scalars], Field(max_length=MOST_CLASSES)]
+Settings: TypeAlias = dict[Text, _Setting | Annotated[dict[Text, _Setting], Field(max_length=100)]]
 """``config.json``, and ``config`` in a checkpoint: what :meth:`metamixer.train.config.TrainConfig.to_dict` gives."""
 
 
