@@ -16,6 +16,7 @@ from metamixer.data.joint_transforms import (
     fitted_size,
     pad_masks,
     pad_together,
+    padded_size,
 )
 
 FILL = (124, 116, 104)
@@ -102,3 +103,10 @@ def test_batches_are_padded_at_right_and_bottom() -> None:
     masks = pad_masks(torch.ones(2, 40, 50, dtype=torch.uint8), (64, 64))
     assert masks.sum() == 2 * 40 * 50
     assert masks[:, :40, :50].all()
+
+
+def test_a_picture_by_itself_is_padded_as_in_a_batch_of_its_own() -> None:
+    for size, expected in (((100, 150), (128, 160)), ((96, 128), (96, 128)), ((1, 33), (32, 64))):
+        assert padded_size(size) == expected
+        assert pad_together([torch.zeros(3, *size, dtype=torch.uint8)], FILL).shape[-2:] == expected
+    assert padded_size((40, 50), 1) == (40, 50)

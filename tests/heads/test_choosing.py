@@ -53,6 +53,12 @@ def test_suppression_is_its_definition(rows: list[tuple[int, ...]], overlap: flo
         assert torch.equal(ours, plain)
 
 
+def test_an_endless_box_leaves_the_others_alone() -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1.1], [0, 0, float("inf"), 1], [-3e38, 0, 1, 3e38], [0, 0, 1, 1]])
+    found = strongest(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), torch.tensor([0, 0, 0, 1, 2]), 0.5, 10)
+    torch.testing.assert_close(found[1], torch.tensor([0.9, 0.7, 0.6, 0.5]))
+
+
 def select_by_class(model: SSDLite, logits: Tensor, boxes: Tensor) -> Chosen:
     probabilities = logits.softmax(-1)
     taken, scores, labels = [], [], []
@@ -118,6 +124,7 @@ def test_proposals_are_those_of_picture_by_picture(candidates: int, limit: int) 
             torch.testing.assert_close(scores, plain_scores)
 
 
+@pytest.mark.promise("clients", "a batch of no pictures goes through every head")
 @pytest.mark.parametrize("head", list_heads())
 def test_a_batch_of_none_has_no_results(head: str) -> None:
     strides = {"output_stride": 32} if head in ("deeplabv3", "pspnet") else {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, clip_boxes_to_image, nms
 
 LARGEST_GROWTH = abs(math.log(16 / 1000))
+FAR = 1e6  # pixels, or shares of a picture: further out boxes need not be told apart
 
 
 def decode_deltas(
@@ -75,6 +76,7 @@ def strongest(
         return boxes, scores, groups
     # Each group is moved to a place of its own, in double precision, so that no overlap changes.
     exact = boxes if boxes.device.type == "mps" else boxes.double()  # which has no doubles
+    exact = exact.clamp(-FAR, FAR)  # one endless box would leave no room for the others
     apart = exact + groups[:, None] * (exact.max() - exact.min() + 1)
     order = scores.argsort(descending=True, stable=True)
     count = 2 * limit
