@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import email.utils
 import http.client
+import re
 import shutil
 import socket
 import ssl
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +27,7 @@ from metamixer import MetamixerError
 from metamixer.data import connection
 from metamixer.data.connection import RefusedError, UnreachableError, address, ask
 
+OPENS_CONNECTIONS = r"(urllib\.request|requests|httpx2?|aiohttp|socket|ftplib|fsspec|datasets|huggingface_hub)\b"
 SOON = 5.0  # seconds; what is measured below takes far less, but the machine may be busy
 
 
@@ -226,6 +230,29 @@ def test_ways_that_lead_nowhere(server: Any, place: str) -> None:
 def test_other_addresses_are_not_opened(url: str) -> None:
     with pytest.raises(UnreachableError, match="is no http or https address"):
         ask(url)
+
+
+def test_nothing_else_in_the_package_opens_connections() -> None:
+    """A new place that does has to go through :func:`ask`, or to stand here with a reason."""
+    package = Path(connection.__file__).parents[1]
+    found = defaultdict(set)
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for name in names:
+                if re.match(OPENS_CONNECTIONS, name):
+                    found[name.split(".")[0]].add(path.relative_to(package).as_posix())
+    assert found == {
+        "urllib": {"data/connection.py"},
+        "huggingface_hub": {"data/hub.py"},  # addresses and caches
+        "datasets": {"data/hub.py", "data/hugging_face.py"},  # once the hub has been asked
+        "fsspec": {"data/shards.py"},
+    }
 
 
 def test_passwords_and_signatures_are_not_shown() -> None:
