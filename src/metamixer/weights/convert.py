@@ -15,7 +15,7 @@ from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.schemas import made_by, validated_arguments
 from metamixer.weights.checkpoint import Metadata, read_metadata, save_checkpoint, write_weights
-from metamixer.weights.load import check_size, fits, is_merged, load_into, read_network, read_state
+from metamixer.weights.load import check_size, fits, is_merged, load_into, read_network, read_state, shapes_alone
 
 # Part of a key that every network of a family has and no other family's.
 _MARKS = {"affnet": ".fuse_maps.", "casvit": ".local_perception.", "ffnet": ".downsample.1.norm."}
@@ -84,7 +84,7 @@ def infer_architecture(state: Mapping[str, Tensor]) -> str | None:
         if not package.startswith("metamixer") or (family not in marked if marked else family in _KEPT):
             continue
         try:
-            with torch.device("meta"):  # shapes only
+            with shapes_alone():
                 network = entry(**arguments)
         except TypeError:  # the family does not know one of the arguments
             continue
@@ -96,7 +96,9 @@ def infer_architecture(state: Mapping[str, Tensor]) -> str | None:
 def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of a network that a state dict (by our names) tells: its classes, and norms of feature maps."""
     head = state.get("head.fc.weight")
-    arguments: dict[str, Any] = {"num_classes": 0 if head is None else len(head)}
+    arguments: dict[str, Any] = {}
+    if head is None or (head.ndim == 2 and len(head)):  # another one is refused later, when it does not fit
+        arguments["num_classes"] = 0 if head is None else len(head)
     if any(name.startswith("feature_norms.") for name in state):
         arguments["feature_norms"] = True
     return arguments
