@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -48,6 +51,23 @@ def wrap(model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> nn.
     if config.sync_bn and accelerator.num_processes > 1:
         model = convert_sync_batchnorm(model)  # timm's: PyTorch's drops what timm's norms do beside, their activation
     return accelerator.prepare_model(model)
+
+
+@contextmanager
+def told_of_lost_processes() -> Iterator[None]:
+    """A MetamixerError where another process of the run is gone, in place of what gloo says of its connection.
+
+    NCCL says nothing; ``torchrun`` ends the processes that wait.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        gone = isinstance(error, torch.distributed.DistError) or re.search("gloo/transport|closed by peer", str(error))
+        if processes() == 1 or not gone:
+            raise
+        raise MetamixerError(
+            "the connection to another process of this run broke; that one says why it ended"
+        ) from None
 
 
 def equalise_buffers(model: nn.Module) -> None:

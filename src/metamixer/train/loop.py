@@ -55,7 +55,7 @@ def train(config: TrainConfig, on_step: Callable[[Step], None] | None = None) ->
     Raises MetamixerError for data, models, checkpoints or folders that do not fit, for a sample that cannot be read,
     and where the loss is no longer finite; TrainingInterruptedError after SIGTERM or Ctrl-C, once the state is saved.
     """
-    with ExitStack() as opened:
+    with distributed.told_of_lost_processes(), ExitStack() as opened:
         run = Run(config, distributed.start(config), opened)
         at = run.progress
         with watch_signals() as interruption, Records.of(run).open() as records:
