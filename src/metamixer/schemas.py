@@ -239,6 +239,8 @@ ARGUMENTS: dict[str, Any] = {
     "limit": Length,
     "proposals": Length,
     "samples": Length,
+    "matched_from": Share,
+    "averaged_over": Literal["pixels", "labelled", "weights"] | None,
     "kernels": _some(Kernel),
     # other networks
     "scale": Literal[2, 3, 4],

@@ -13,6 +13,8 @@ import torch
 
 from metamixer import MetamixerError, build, merge
 from metamixer.heads import Detections, Segmentation, list_heads
+from metamixer.heads.build import HEADS
+from metamixer.schemas import ARGUMENTS, parameters_of
 from metamixer.weights import save_checkpoint
 from metamixer.weights.released_dense import dense_to_our_layout
 
@@ -132,6 +134,24 @@ def test_our_checkpoint_repeats_the_model(tmp_path: Path) -> None:
             assert torch.equal(a, b)
 
 
+def test_how_a_head_learns_is_repeated_too(tmp_path: Path) -> None:
+    for head, arguments in (
+        ("ssdlite", {"matched_from": 0.5}),
+        ("upernet", {"channels": 16, "averaged_over": "labelled"}),
+        ("pspnet", {"channels": 16, "averaged_over": "pixels", "output_stride": 32}),
+    ):
+        file = tmp_path / f"{head}.safetensors"
+        save_checkpoint(build(head, "casvit_nano", num_classes=2, **arguments), file)
+        again = build(head, checkpoint=file)
+        learnt = {name: value for name, value in arguments.items() if name != "channels"}
+        assert {name: getattr(again, name) for name in learnt} == learnt
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_file_may_hold_every_argument_of_a_head(head: str) -> None:
+    assert parameters_of(HEADS[head].model) - {"backbone", "num_classes"} <= set(ARGUMENTS)
+
+
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as mmsegmentation writes it."""
@@ -205,6 +225,7 @@ def test_bad_input_is_one_sentence(released: Path, tmp_path: Path) -> None:
         ("did you mean 'mask_rcnn'", {"head": "mask_rcn"}),
         ("did you mean 'casvit_xs'", {"head": "upernet", "backbone": "casvit_xss"}),
         ("did you mean 'auxiliary'", {"head": "upernet", "backbone": "casvit_nano", "auxilary": True}),
+        ("averaged_over must be one of pixels, labelled, weights", {"head": "upernet", "averaged_over": "void"}),
         ("num_classes must be 1 or more", {"head": "upernet", "num_classes": 0}),
         ("none at 4, 8, 32", {"head": "semantic_fpn", "backbone": "vit_tiny_patch16_224"}),
         ("output_stride=32 leaves", {"head": "pspnet", "backbone": "casvit_nano"}),
