@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from metamixer.mixers import create_mixer
-from metamixer.mixers.dsm import band_interpolation
+from metamixer.mixers.dsm import band_interpolation, description
 
 
 def dsm(dim: int = 16, generator: float = 0.3, **kwargs):
@@ -109,7 +109,7 @@ def test_more_of_the_same_texture_gets_the_same_weights():
     def described(side: int, smooth: bool, seed: int) -> Tensor:
         x = maps(64, 16, side + 2, side + 2, seed=seed)
         x = torch.nn.functional.conv2d(x, kernel, groups=16) if smooth else x[..., 1:-1, 1:-1]
-        return mixer._describe(mixer.query(x))[:, : 8 * 25].mean(0)
+        return description(mixer.query(x), 8, 5)[:, : 8 * 25].mean(0)
 
     # The highest band pair in both axes ends at the Nyquist frequency, where smoothed noise is all but gone.
     for smooth in (False, True):
@@ -122,7 +122,7 @@ def test_channel_means_are_described_at_every_resolution():
     mixer = dsm()
     for size in [(1, 1), (3, 5), (20, 20)]:
         x = maps(2, 16, *size)
-        described = mixer._describe(mixer.query(x))
+        described = description(mixer.query(x), 8, 5)
         assert described.shape == (2, 8 * 25 + 16)
         torch.testing.assert_close(described[:, 8 * 25 :], mixer.lift(x).mean((2, 3)), rtol=0, atol=1e-12)
 
@@ -131,7 +131,7 @@ def test_channel_means_are_described_at_every_resolution():
 def test_bands_that_hold_no_coefficient_read_as_empty(size):
     mixer = dsm()
     x = maps(1, 16, *size)
-    described = mixer._describe(mixer.query(x))[:, : 8 * 25].reshape(8, 5, 5)
+    described = description(mixer.query(x), 8, 5)[:, : 8 * 25].reshape(8, 5, 5)
     empty_rows = band_interpolation(size[0], 5, torch.device("cpu")).sum(0) == 0
     empty_columns = band_interpolation(size[1], 5, torch.device("cpu")).sum(0) == 0
     empty = empty_rows[:, None] | empty_columns

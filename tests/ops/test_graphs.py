@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from metamixer.mixers import create_mixer, list_mixers
 from metamixer.ops import constants, dct2, idct2, irdft2, rdft2, use_transform
+from metamixer.ops.transform_choice import prefers_fft
 
 
 class RoundTrip(nn.Module):
@@ -19,7 +26,12 @@ class RoundTrip(nn.Module):
 
 @pytest.fixture(autouse=True)
 def empty_store(monkeypatch):
-    monkeypatch.setattr(constants, "_cache", {})
+    monkeypatch.setattr(constants, "_names", {})
+    monkeypatch.setattr(constants, "_matrices", SimpleNamespace())
+
+
+def kept() -> list[Tensor]:
+    return list(vars(constants._matrices).values())
 
 
 def tensors_in(program: torch.export.ExportedProgram) -> list[Tensor]:
@@ -57,9 +69,11 @@ def test_no_complex_tensor_at_dynamic_sizes():
             torch.testing.assert_close(result, 2 * x, rtol=0, atol=1e-4)
 
 
-def test_matrices_used_before_are_constants_of_the_graph():
+@pytest.mark.parametrize("used_before", [True, False])
+def test_matrices_are_constants_of_the_graph(used_before):
     x = torch.randn(1, 2, 9, 12)
-    RoundTrip()(x)
+    if used_before:
+        RoundTrip()(x)
     program = torch.export.export(RoundTrip(), (x,))
     built = {name for name in operations_in(program) if any(word in name for word in ("arange", "cos", "sin"))}
     assert not built
@@ -67,12 +81,88 @@ def test_matrices_used_before_are_constants_of_the_graph():
     torch.testing.assert_close(program.module()(x), RoundTrip()(x))
 
 
-def test_an_export_of_an_unseen_size_leaves_nothing_behind():
+def test_an_export_of_an_unseen_size_keeps_true_tensors():
     x = torch.randn(1, 2, 9, 12)
     program = torch.export.export(RoundTrip(), (x,))
-    assert constants._cache == {}
-    assert any("cos" in name for name in operations_in(program))
+    assert {type(matrix) for matrix in kept()} == {Tensor}
     torch.testing.assert_close(program.module()(x), RoundTrip()(x))  # eager after the export
+
+
+SIZES = [(14, 14), (7, 10), (16, 12), (9, 9), (28, 20), (33, 7)]
+
+
+def compiled_graphs(name: str, warm: bool) -> list[Counter[str]]:
+    """Operations of every graph that ``torch.compile`` makes of a mixer for six sizes; ``warm`` runs it first."""
+    torch.compiler.reset()
+    mixer = create_mixer(name, 32).eval()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(Counter(str(n.target) for n in graph.graph.nodes if n.op in ("call_function", "call_method")))
+        return graph.forward
+
+    compiled = torch.compile(mixer, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        for size in SIZES:
+            x = torch.randn(2, 32, *size)
+            if warm:
+                mixer(x)
+            got = compiled(x)
+            torch.testing.assert_close(got, mixer(x), rtol=1e-4, atol=1e-5)
+            compiled(x)  # the same graph, though the mixer ran without it in between
+    return graphs
+
+
+@pytest.mark.promise(
+    "compile", "Every mixer compiles into two graphs for any number of sizes, an eager call between or not"
+)
+@pytest.mark.promise("compile", "A graph of a fixed size builds no matrix, whether the mixer ran before or not")
+@pytest.mark.parametrize("name", list_mixers())
+def test_two_graphs_for_all_sizes_and_no_matrix_is_built_in_the_first(name):
+    cold, warm = compiled_graphs(name, warm=False), compiled_graphs(name, warm=True)
+    assert len(cold) == len(warm) == 2
+    assert cold == warm
+    assert not any(word in operation for operation in cold[0] for word in ("arange", "cos", "sin"))
+    assert sum(cold[0].values()) <= {"aff": 66, "dsm": 49}.get(name, 30)
+
+
+def test_the_store_tells_functions_of_one_name_apart():
+    def filled(value: float):
+        def build(size: int, device: torch.device) -> Tensor:
+            return torch.full((size, size), value, device=device)
+
+        return build
+
+    one, two = filled(1.0), filled(2.0)
+    assert one.__qualname__ == two.__qualname__
+    like = torch.zeros(1)
+    assert [float(constants.constant(build, 2, like=like).mean()) for build in (one, two, one)] == [1, 2, 1]
+
+
+def test_threads_share_the_store_and_not_the_choice_of_a_transform():
+    together = Barrier(4)
+
+    def run(choice: str) -> tuple[bool, Tensor]:
+        with use_transform(choice):
+            together.wait(60)
+            chosen = prefers_fft("dft", 8, 8)
+            together.wait(60)
+            return chosen, constants.constant(constants.dct_matrix, 64, like=torch.zeros(1))
+
+    with ThreadPoolExecutor(4) as threads:
+        chosen, matrices = zip(*threads.map(run, ["fft", "matmul", "fft", "auto"]), strict=True)
+    assert chosen == (True, False, True, False)
+    assert len({id(matrix) for matrix in matrices}) == len(kept()) == 1
+
+
+def test_function_transforms_leave_nothing_in_the_store():
+    x = torch.randn(1, 1, 3, 4)
+    gradient = torch.func.grad(lambda x: RoundTrip()(x)[0].sum())(x)
+    torch.testing.assert_close(gradient, torch.full_like(x, 2.0))
+    over_batch = torch.func.vmap(lambda x: rdft2(x)[0])(x[None])
+    torch.testing.assert_close(over_batch[0], rdft2(x)[0])
+    torch.testing.assert_close(RoundTrip()(x)[1], 2 * x)
+    assert not any(torch._C._functorch.is_functorch_wrapped_tensor(matrix) for matrix in kept())
 
 
 def test_compile_in_one_graph():
@@ -92,8 +182,8 @@ def test_training_after_inference_mode():
     x = torch.randn(1, 2, 9, 12)
     with torch.inference_mode():
         RoundTrip()(x)
-    assert constants._cache
-    assert not any(matrix.is_inference() or matrix.requires_grad for matrix in constants._cache.values())
+    assert kept()
+    assert not any(matrix.is_inference() or matrix.requires_grad for matrix in kept())
     x.requires_grad_()
     sum(t.sum() for t in RoundTrip()(x)).backward()
     torch.testing.assert_close(x.grad, torch.full_like(x, 4.0))
@@ -105,7 +195,7 @@ def test_fake_tensors_neither_fill_nor_use_the_store():
 
     with FakeTensorMode():
         assert isinstance(run(), FakeTensor)
-    assert constants._cache == {}
+    assert kept() == []
     assert type(run()) is Tensor
     with FakeTensorMode():
         assert isinstance(run(), FakeTensor)

@@ -90,8 +90,9 @@ def _real_form(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 def _mask_network(spectrum: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     """Two block-diagonal linear maps with SiLU between, over the channels of ``B × C × 2 × H × Wf``."""
     dtype = spectrum.dtype
+    batch, _, _, height, half = spectrum.shape
     # Block, (channel, part), frequency: a view, since parts are the axis after channels.
-    hidden = spectrum.reshape(spectrum.shape[0], weight1.shape[0], weight1.shape[2], -1)
+    hidden = spectrum.reshape(batch, weight1.shape[0], weight1.shape[2], height * half)
     hidden = F.silu(weight1.to(dtype) @ hidden + bias1.to(dtype))
     return (weight2.to(dtype) @ hidden + bias2.to(dtype)).reshape(spectrum.shape)
 

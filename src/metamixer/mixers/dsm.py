@@ -14,6 +14,7 @@ from metamixer.mixers.framework import MetaMixer
 from metamixer.mixers.registry import register_mixer
 from metamixer.ops import dct2, idct2
 from metamixer.ops.constants import constant
+from metamixer.ops.precision import in_float32
 
 
 @register_mixer("dsm")
@@ -61,12 +62,10 @@ class DynamicSpectrumMixer(MetaMixer):
         return self.value(x)[0]
 
     def key(self, x: Tensor) -> Tensor:
-        return self._grid(self.query(x))
+        return self._grid(*self.value(x))
 
     def interact(self, spectrum: Tensor, grid: Tensor) -> Tensor:
-        """Band grid ``B × G × bands × bands`` interpolated to one weight per coefficient, ``B × G × 1 × H × W``."""
-        over_height, over_width = (self._interpolation(n, like=spectrum) for n in spectrum.shape[-2:])
-        return (over_height @ grid.to(spectrum.dtype) @ over_width.mT).unsqueeze(2)
+        return interpolated(spectrum, grid)
 
     def activate(self, weights: Tensor) -> Tensor:
         # Between 0 (band removed) and 2 (doubled); a fresh mixer passes every band as it is.
@@ -84,30 +83,37 @@ class DynamicSpectrumMixer(MetaMixer):
     def forward(self, x: Tensor) -> Tensor:
         # Straight line: query and value are the same spectrum, and the key is read off it.
         value = self.value(x)
-        gains = self.activate(self.interact(value[0], self._grid(value[0])))
+        gains = self.activate(self.interact(value[0], self._grid(*value)))
         return self.project(self.aggregate(gains, value))
 
-    def _grid(self, spectrum: Tensor) -> Tensor:
+    def _grid(self, spectrum: Tensor, dtype: torch.dtype) -> Tensor:
         """``B × G × bands × bands`` band weights, generated from the spectrum (or learned, where static)."""
         if not self.dynamic:
             return self.grid.expand(spectrum.shape[0], -1, -1, -1)
-        described = self._describe(spectrum).to(self.generator[0].weight.dtype)
+        described = description(spectrum, self.groups, self.bands).to(dtype)
         return self.generator(described).reshape(-1, self.groups, self.bands, self.bands)
 
-    def _describe(self, spectrum: Tensor) -> Tensor:
-        """``B × (G·bands² + C)``: log of the mean magnitude in every band, and every channel's mean over the map."""
-        over_height, over_width = (self._interpolation(n, like=spectrum) for n in spectrum.shape[-2:])
-        magnitude = spectrum.abs().unflatten(1, (self.groups, -1)).mean(2)
-        # A band that holds no coefficient of a small map has weight zero everywhere; it then reads as empty.
-        share_height = over_height / over_height.sum(0).clamp_min(1e-6)
-        share_width = over_width / over_width.sum(0).clamp_min(1e-6)
-        energy = share_height.mT @ magnitude @ share_width
-        height, width = spectrum.shape[-2:]
-        mean = spectrum[..., 0, 0] / torch.sym_sqrt(height * width)
-        return torch.cat([(energy + 1e-3).log().flatten(1), mean], dim=1)
 
-    def _interpolation(self, size: int, like: Tensor) -> Tensor:
-        return constant(band_interpolation, size, self.bands, like=like)
+@in_float32
+def interpolated(spectrum: Tensor, grid: Tensor) -> Tensor:
+    """Band grid ``B × G × bands × bands`` interpolated to one weight per coefficient, ``B × G × 1 × H × W``."""
+    sizes = spectrum.shape[-2:]
+    over_height, over_width = (constant(band_interpolation, n, grid.shape[-1], like=spectrum) for n in sizes)
+    return (over_height @ grid.to(spectrum.dtype) @ over_width.mT).unsqueeze(2)
+
+
+@in_float32
+def description(spectrum: Tensor, groups: int, bands: int) -> Tensor:
+    """``B × (G·bands² + C)``: log of the mean magnitude in every band, and every channel's mean over the map."""
+    height, width = spectrum.shape[-2:]
+    over_height, over_width = (constant(band_interpolation, n, bands, like=spectrum) for n in (height, width))
+    magnitude = spectrum.abs().unflatten(1, (groups, -1)).mean(2)
+    # A band that holds no coefficient of a small map has weight zero everywhere; it then reads as empty.
+    share_height = over_height / over_height.sum(0).clamp_min(1e-6)
+    share_width = over_width / over_width.sum(0).clamp_min(1e-6)
+    energy = share_height.mT @ magnitude @ share_width
+    mean = spectrum[..., 0, 0] / torch.sym_sqrt(height * width)
+    return torch.cat([(energy + 1e-3).log().flatten(1), mean], dim=1)
 
 
 def band_interpolation(size: int, bands: int, device: torch.device) -> Tensor:

@@ -1,43 +1,55 @@
 """Constant matrices of the transforms, built in float64 and kept per size, dtype and device.
 
 With a concrete size the matrix is a constant of the graph (so runtimes can fold and pre-pack it); with a symbolic
-size (``torch.export`` with dynamic shapes) it is computed in the graph from the size.
+size (dynamic shapes of ``torch.compile`` and ``torch.export``) it is computed in the graph from the size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metamixer.ops.tracing import is_tracing
+from metamixer.ops.tracing import is_number, is_tracing
 
-_cache: dict[tuple[Any, ...], Tensor] = {}
+# Each matrix is an attribute of its own: torch.compile then looks at those of a graph alone, whatever else is kept.
+_matrices = SimpleNamespace()
+_names: dict[tuple[Any, ...], str] = {}  # of those attributes, by function, sizes, dtype and device
+_number = count()
 
 
 def constant(build: Callable[..., Tensor], *sizes: int, like: Tensor) -> Tensor:
-    """``build(*sizes, device)`` in float64, converted to the dtype and device of ``like``, and kept.
+    """``build(*sizes, device)`` in float64, converted to the dtype and device of ``like``, and kept."""
+    # Fake tensors and their like cannot be mixed with kept ones, unless an exporter makes constants of these.
+    if not all(is_number(n) for n in sizes) or (type(like) is not Tensor and not is_tracing()):
+        return build(*sizes, like.device).to(like.dtype)
+    matrix: Tensor = getattr(_matrices, _name_of_kept(build, like.dtype, like.device, *sizes))
+    return matrix
 
-    A matrix that an earlier eager call has left here enters a traced graph as a constant, one that is missing is
-    built inside the graph: so run a model once before exporting it with fixed sizes.
-    """
-    if not all(isinstance(n, int) for n in sizes):
-        return build(*sizes, like.device).to(like.dtype)
-    tracing = is_tracing()
-    if not tracing and type(like) is not Tensor:  # fake tensors and their like cannot be mixed with kept ones
-        return build(*sizes, like.device).to(like.dtype)
-    key = (build.__name__, *sizes, like.dtype, like.device)
-    kept = _cache.get(key)
-    if kept is not None:
-        return kept
-    if tracing:
-        return build(*sizes, like.device).to(like.dtype)
-    with torch.inference_mode(False), torch.no_grad():
-        _cache[key] = build(*sizes, torch.device("cpu")).to(like.dtype).to(like.device)
-    return _cache[key]
+
+@torch.compiler.assume_constant_result  # torch.compile calls this while it traces, and sees nothing of it
+def _name_of_kept(build: Callable[..., Tensor], dtype: torch.dtype, device: torch.device, *sizes: int) -> str:
+    key = (build, *sizes, dtype, device)
+    if key not in _names:
+
+        def built() -> Tensor:
+            return build(*sizes, torch.device("cpu")).to(dtype).to(device)
+
+        # Modes belong to threads: in one of its own no fake tensor, inference mode or function transform of the caller
+        # reaches what is kept.
+        with ThreadPoolExecutor(1) as thread:
+            matrix = thread.submit(built).result()
+        name = f"matrix{next(_number)}"
+        setattr(_matrices, name, matrix)
+        if _names.setdefault(key, name) != name:  # another thread was quicker
+            delattr(_matrices, name)
+    return _names[key]
 
 
 def _angles(rows: Tensor, columns: Tensor, period: int) -> Tensor:

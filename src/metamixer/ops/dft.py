@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metamixer.ops import constants
 from metamixer.ops.precision import in_float32
+from metamixer.ops.tracing import is_number
 from metamixer.ops.transform_choice import prefers_fft
 
 
@@ -20,7 +21,7 @@ def rdft2(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     if prefers_fft("dft", height, width):
         return torch.view_as_real(torch.fft.rfft2(x, norm="ortho")).movedim(-1, 2)
-    if not (isinstance(height, int) and isinstance(width, int)):
+    if not (is_number(height) and is_number(width)):
         return _rdft2_of_symbolic_size(x)
     half = width // 2 + 1
     rows = x @ constants.constant(constants.dft_over_width, width, like=x)  # B, C, H, (part, Wf)
@@ -36,12 +37,12 @@ def irdft2(spectrum: Tensor, width: int) -> Tensor:
     ``width`` is needed because widths 2n and 2n + 1 share the same ``Wf``. Raises ValueError where they do not fit.
     """
     batch, channels, _, height, half = spectrum.shape
-    if isinstance(width, int) and isinstance(half, int) and width // 2 + 1 != half:
+    if is_number(width) and is_number(half) and width // 2 + 1 != half:
         raise ValueError(f"a half spectrum of {half} columns does not belong to a map {width} wide")
     if prefers_fft("dft", height, width):
         complex_spectrum = torch.view_as_complex(spectrum.movedim(2, -1).contiguous())
         return torch.fft.irfft2(complex_spectrum, s=(height, width), norm="ortho")
-    if not (isinstance(height, int) and isinstance(width, int)):
+    if not (is_number(height) and is_number(width)):
         return _irdft2_of_symbolic_size(spectrum, width)
     columns = spectrum.reshape(batch, channels, 2 * height, half)  # rows ordered (part, row)
     rows = constants.constant(constants.inverse_dft_over_height, height, like=spectrum) @ columns  # (row, part)

@@ -1,4 +1,7 @@
-"""Transforms run in float32 whatever autocast says: half-precision sums over a whole map lose the high frequencies."""
+"""Transforms run in float32 whatever autocast says: half-precision sums over a whole map lose the high frequencies.
+
+What runs so is one node to ``torch.fx``, which cannot follow a choice by type or size.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 
 def autocast_is_on(x: Tensor) -> bool:
@@ -20,6 +24,8 @@ def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def wrapper(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(x, Proxy):
+            return x.tracer.create_proxy("call_function", wrapper, (x, *args), kwargs)
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         # Entered only where needed: an autocast region would show up as an extra node in exported graphs.
