@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, make_divisible
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from metamixer.backbones.base import Backbone, Stage, drop_path_rates, pretrained_cfg
+from metamixer.backbones.base import Backbone, Stage, create_backbone, drop_path_rates, pretrained_cfg
 from metamixer.mixers.aff import AdaptiveFrequencyFilter
 from metamixer.mixers.conv_norm import ConvNorm, conv_from, fold_norm_after
-from metamixer.weights.load import state_from
+from metamixer.ops.placement import placed
 from metamixer.weights.tags import with_weights
 
 
+@placed
 class InvertedResidual(nn.Module):
     """MobileNetV2 block: 1×1 expansion, depthwise 3×3, 1×1 projection; a residual where the shape stays."""
 
@@ -40,6 +41,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
+@placed
 class AFFBlock(nn.Module):
     """Inverted residual first, then the frequency filter, with one residual around both (figure 3 of the paper)."""
 
@@ -55,6 +57,7 @@ class AFFBlock(nn.Module):
         return x + self.drop_path(self.mixer(self.norm2(self.local(self.norm1(x)))))
 
 
+@placed
 class AFFStage(Stage):
     """Downsampling, AFF blocks, and a fusion of their output with their input."""
 
@@ -176,31 +179,25 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> AFFNet:
-    return build_model_with_cfg(
-        AFFNet, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg={"feature_cls": "getter"}, **kwargs
-    )
-
-
 @register_model
-def affnet_nano(pretrained: bool = False, **kwargs: Any) -> AFFNet:
+def affnet_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(dims=(16, 24, 48, 96, 128), depths=(1, 2, 2, 3, 2), expansion=2.0)
-    return _create("affnet_nano", pretrained, **{**defaults, **kwargs})
+    return create_backbone(AFFNet, "affnet_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def affnet_et(pretrained: bool = False, **kwargs: Any) -> AFFNet:
-    defaults = dict(dims=(32, 48, 64, 104, 144), expansion=2.0)
-    return _create("affnet_et", pretrained, **{**defaults, **kwargs})
+def affnet_et(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    defaults = dict(depths=(1, 3, 2, 4, 3), dims=(32, 48, 64, 104, 144), expansion=2.0)
+    return create_backbone(AFFNet, "affnet_et", pretrained, defaults, kwargs)
 
 
 @register_model
-def affnet_t(pretrained: bool = False, **kwargs: Any) -> AFFNet:
-    defaults = dict(dims=(32, 48, 96, 160, 192), expansion=4.0)
-    return _create("affnet_t", pretrained, **{**defaults, **kwargs})
+def affnet_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    defaults = dict(depths=(1, 3, 2, 4, 3), dims=(32, 48, 96, 160, 192), expansion=4.0)
+    return create_backbone(AFFNet, "affnet_t", pretrained, defaults, kwargs)
 
 
 @register_model
-def affnet(pretrained: bool = False, **kwargs: Any) -> AFFNet:
-    defaults = dict(dims=(32, 64, 128, 256, 320), expansion=4.0)
-    return _create("affnet", pretrained, **{**defaults, **kwargs})
+def affnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    defaults = dict(depths=(1, 3, 2, 4, 3), dims=(32, 64, 128, 256, 320), expansion=4.0)
+    return create_backbone(AFFNet, "affnet", pretrained, defaults, kwargs)

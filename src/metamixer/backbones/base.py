@@ -9,24 +9,22 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates
-from timm.models import checkpoint_seq, register_notrace_module
-from timm.models._features import feature_take_indices
+from timm.layers import ClassifierHead, DropPath
+from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
+from torch.fx import Proxy
 from typing_extensions import Self
 
-from metamixer.mixers.aff import AdaptiveFrequencyFilter
+from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import ParallelDepthwise, affine_of
-from metamixer.mixers.dsm import DynamicSpectrumMixer
 from metamixer.mixers.framework import MetaMixer
-from metamixer.weights.load import load_into, read_state
-
-# Transforms choose by size and dtype, which symbolic tracing cannot follow: to torch.fx these mixers are one node.
-register_notrace_module(AdaptiveFrequencyFilter)
-register_notrace_module(DynamicSpectrumMixer)
+from metamixer.ops.placement import placed
+from metamixer.ops.tracing import is_tracing
+from metamixer.weights.load import load_into, read_state, state_from
 
 
+@placed
 class Stage(nn.Module):
     """Optional downsampling followed by blocks at one resolution: ``B × C × H × W`` to ``B × C' × H/s × W/s``."""
 
@@ -45,6 +43,7 @@ class Stage(nn.Module):
         return self.run_blocks(self.downsample(x))
 
 
+@placed
 class ScaledResidual(nn.Module):
     """``x + drop_path(layer_scale ⊙ mixer(norm(x)))``; layer scale and norm are optional.
 
@@ -91,6 +90,7 @@ class ScaledResidual(nn.Module):
             self.layer_scale = None
 
 
+@placed
 class DistilledHead(ClassifierHead):
     """Two classifiers on the pooled map, averaged at inference (CAS-ViT, after DeiT).
 
@@ -147,6 +147,14 @@ class Backbone(nn.Module):
         drop_rate: dropout before the classifier.
         distilled: whether a second (distillation) classifier stands beside the first.
         feature_norms: one batch norm per intermediate map, as CAS-ViT's dense-prediction backbone has them.
+
+    The constructors of all families also take ``device`` and ``dtype``.
+
+    Attributes:
+        arguments: the keyword arguments beyond an architecture's defaults that shaped the network; what a checkpoint
+            repeats. Networks that :func:`create_backbone` wraps as feature extractors have it too.
+
+    In training, pictures of which a batch norm would see but one value a channel raise MetamixerError.
     """
 
     def __init__(
@@ -166,6 +174,7 @@ class Backbone(nn.Module):
         feature_norms: bool = False,
     ) -> None:
         super().__init__()
+        self.arguments: dict[str, Any] = {}
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.drop_rate = drop_rate
@@ -183,6 +192,11 @@ class Backbone(nn.Module):
         self.final = final
         head = DistilledHead if distilled else ClassifierHead
         self.head = head(num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            placed(cls)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -211,8 +225,13 @@ class Backbone(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh classifier for ``num_classes`` (0: none); the pooling stays unless ``global_pool`` names another."""
         self.num_classes = num_classes
+        self.arguments["num_classes"] = num_classes
+        if global_pool is not None:
+            self.arguments["global_pool"] = global_pool
         self.head.in_features = self.num_features  # fewer after pruning
         self.head.reset(num_classes, global_pool)
+        weight = next(self.stem.parameters())
+        self.head.to(weight.device, weight.dtype)
 
     @torch.jit.ignore
     def set_distilled_training(self, enable: bool = True) -> None:
@@ -236,13 +255,17 @@ class Backbone(nn.Module):
             x: ``B × in_chans × H × W``.
             indices: last n stages if an int, all if None, else the stages' numbers.
             norm: apply the final layer to the last map, where that keeps its channels.
-            stop_early: do not run stages beyond the last one asked for.
+            stop_early: do not run stages beyond the last one asked for, nor the final layer unless that is the last.
             output_fmt: only ``"NCHW"``.
-            intermediates_only: return the list of maps alone, else (final features, maps).
+            intermediates_only: return the list of maps alone, else (final features, maps); where it stopped early the
+                features are the last map.
+
+        Raises ValueError for stages that are not there and for another ``output_fmt``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"maps are NCHW, not {output_fmt!r}")
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take, last = stages_taken(len(self.feature_info), indices)
+        self._check_batch(x)
         maps = []
         x = self.stem(x)
         for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
@@ -257,7 +280,8 @@ class Backbone(nn.Module):
                     maps.append(x)
         if intermediates_only:
             return maps
-        return self.final(x), maps
+        stopped_early = stop_early and last < len(self.feature_info) - 1
+        return x if stopped_early else self.final(x), maps
 
     @torch.jit.ignore
     def load_pretrained(self, path: str) -> None:
@@ -293,7 +317,7 @@ class Backbone(nn.Module):
 
         Where stages are dropped, final layer and classifier go too, since they are made for the last stage.
         """
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take, last = stages_taken(len(self.feature_info), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         if self.feature_norms is not None:
@@ -307,7 +331,21 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``B × in_chans × H × W`` to ``B × num_features × H/32 × W/32``."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check_batch(x)
         return self.final(self.stages(self.stem(x)))
+
+    def _check_batch(self, x: Tensor) -> None:
+        """Raise MetamixerError where a batch norm would learn from one value a channel, as PyTorch's own error is."""
+        if not self.training or isinstance(x, Proxy) or is_tracing():
+            return
+        reduction = self.feature_info[len(self.stages) - 1]["reduction"]
+        if len(x) == 1 and max(x.shape[-2:]) <= reduction and any(_learns(module) for module in self.modules()):
+            raise MetamixerError(
+                f"one picture of {x.shape[-2]} × {x.shape[-1]} pixels leaves one value per channel at stride"
+                f" {reduction}, of which a batch norm in training knows no deviation: take two pictures or more, larger"
+                " ones, or model.eval()"
+            )
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify; with ``pre_logits`` only pool."""
@@ -317,10 +355,66 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def _learns(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) and module.training
+
+
+def stages_taken(count: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    """Numbers of the stages asked for, and the last of them: the last n for an int, all for None, else these.
+
+    Negative numbers count from the end. Raises ValueError for a stage that is not there.
+    """
+    if isinstance(indices, int):
+        wanted = list(range(count))[-indices:] if 0 < indices <= count else []
+    else:
+        wanted = [i + count if i < 0 else i for i in (range(count) if indices is None else indices)]
+    if not wanted or not all(0 <= i < count for i in wanted):
+        raise ValueError(f"there are {count} stages, of which indices={indices!r} names none or one too many")
+    return wanted, max(wanted)
+
+
 def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
     """Stochastic depth per stage and block, rising linearly from 0 at the first block to ``last`` at the last one."""
-    rates = iter(calculate_drop_path_rates(last, sum(depths)))
-    return [[next(rates) for _ in range(depth)] for depth in depths]
+    steps = max(1, sum(depths) - 1)
+    blocks = iter(range(sum(depths)))
+    return [[last * next(blocks) / steps for _ in range(depth)] for depth in depths]
+
+
+# What a call says beyond the network's shape: where weights come from, and where they go.
+_NOT_OF_THE_NETWORK = (
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "pretrained_model_args",
+    "cache_dir",
+    "device",
+    "dtype",
+)
+
+
+def create_backbone(
+    family: type[Backbone], variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]
+) -> nn.Module:
+    """The network of a registered name, or the feature extractor around it, as timm builds it.
+
+    Args:
+        family: its class.
+        variant: the name.
+        pretrained: load weights.
+        defaults: the variant's arguments; ``depths`` among them.
+        kwargs: the caller's: the family's own, timm's (``features_only``, ``pretrained_cfg`` …), ``device``, ``dtype``.
+    """
+    arguments = {**defaults, **kwargs}
+    model = build_model_with_cfg(
+        family,
+        variant,
+        pretrained,
+        pretrained_filter_fn=state_from,
+        feature_cfg={"feature_cls": "getter", "out_indices": tuple(range(len(arguments["depths"])))},
+        **arguments,
+    )
+    model.arguments = {name: value for name, value in kwargs.items() if name not in _NOT_OF_THE_NETWORK}
+    return model
 
 
 def pretrained_cfg(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from timm.layers import DropPath, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from metamixer.backbones.base import Backbone, Stage, drop_path_rates, pretrained_cfg
+from metamixer.backbones.base import Backbone, Stage, create_backbone, drop_path_rates, pretrained_cfg
 from metamixer.mixers.additive import ConvAdditiveTokenMixer
 from metamixer.mixers.conv_norm import ConvNorm, fold_norm_before
-from metamixer.weights.load import state_from
+from metamixer.ops.placement import placed
 from metamixer.weights.tags import with_weights
 
 
+@placed
 class LocalPerception(nn.Sequential):
     """1×1 convolution, norm, depthwise 3×3, GELU, 1×1 convolution ("integration subnet", figure 3)."""
 
@@ -26,6 +27,7 @@ class LocalPerception(nn.Sequential):
         self.project = nn.Conv2d(dim, dim, 1)
 
 
+@placed
 class CASBlock(nn.Module):
     """Local perception, additive token mixer and MLP, each with a residual: ``B × C × H × W`` to the same."""
 
@@ -140,38 +142,31 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> CASViT:
-    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
-    return build_model_with_cfg(
-        CASViT, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
-    )
-
-
 @register_model
-def casvit_nano(pretrained: bool = False, **kwargs: Any) -> CASViT:
+def casvit_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(1, 2, 3, 1), dims=(24, 48, 96, 160), mlp_ratio=3.0, distilled=False)
-    return _create("casvit_nano", pretrained, **{**defaults, **kwargs})
+    return create_backbone(CASViT, "casvit_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_xs(pretrained: bool = False, **kwargs: Any) -> CASViT:
+def casvit_xs(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(2, 2, 4, 2), dims=(48, 56, 112, 220))
-    return _create("casvit_xs", pretrained, **{**defaults, **kwargs})
+    return create_backbone(CASViT, "casvit_xs", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_s(pretrained: bool = False, **kwargs: Any) -> CASViT:
+def casvit_s(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 3, 6, 3), dims=(48, 64, 128, 256))
-    return _create("casvit_s", pretrained, **{**defaults, **kwargs})
+    return create_backbone(CASViT, "casvit_s", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_m(pretrained: bool = False, **kwargs: Any) -> CASViT:
+def casvit_m(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 3, 6, 3), dims=(64, 96, 192, 384))
-    return _create("casvit_m", pretrained, **{**defaults, **kwargs})
+    return create_backbone(CASViT, "casvit_m", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_t(pretrained: bool = False, **kwargs: Any) -> CASViT:
+def casvit_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 3, 6, 3), dims=(96, 128, 256, 512))
-    return _create("casvit_t", pretrained, **{**defaults, **kwargs})
+    return create_backbone(CASViT, "casvit_t", pretrained, defaults, kwargs)

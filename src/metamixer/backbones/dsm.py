@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
 
-from metamixer.backbones.base import pretrained_cfg
+from metamixer.backbones.base import create_backbone, pretrained_cfg
 from metamixer.backbones.metaformer import MetaFormer
-from metamixer.weights.load import state_from
 from metamixer.weights.tags import with_weights
 
 
@@ -52,32 +52,25 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> DSMNet:
-    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
-    return build_model_with_cfg(
-        DSMNet, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
-    )
-
-
 @register_model
-def dsm_nano(pretrained: bool = False, **kwargs: Any) -> DSMNet:
+def dsm_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(1, 2, 4, 1), dims=(24, 48, 96, 160), ffn_expansion=3.0)
-    return _create("dsm_nano", pretrained, **{**defaults, **kwargs})
+    return create_backbone(DSMNet, "dsm_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def dsm_t(pretrained: bool = False, **kwargs: Any) -> DSMNet:
+def dsm_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 4, 13, 3), dims=(64, 128, 320, 512))
-    return _create("dsm_t", pretrained, **{**defaults, **kwargs})
+    return create_backbone(DSMNet, "dsm_t", pretrained, defaults, kwargs)
 
 
 @register_model
-def dsm_s(pretrained: bool = False, **kwargs: Any) -> DSMNet:
+def dsm_s(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 8, 32, 4), dims=(64, 128, 320, 512))
-    return _create("dsm_s", pretrained, **{**defaults, **kwargs})
+    return create_backbone(DSMNet, "dsm_s", pretrained, defaults, kwargs)
 
 
 @register_model
-def dsm_b(pretrained: bool = False, **kwargs: Any) -> DSMNet:
+def dsm_b(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 8, 32, 5), dims=(96, 192, 384, 768))
-    return _create("dsm_b", pretrained, **{**defaults, **kwargs})
+    return create_backbone(DSMNet, "dsm_b", pretrained, defaults, kwargs)

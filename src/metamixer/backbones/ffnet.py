@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import LayerNorm2d, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import LayerNorm2d
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from metamixer.backbones.base import Backbone, ScaledResidual, Stage, drop_path_rates, pretrained_cfg
+from metamixer.backbones.base import Backbone, ScaledResidual, Stage, create_backbone, drop_path_rates, pretrained_cfg
 from metamixer.mixers.conv_ffn import ConvFFN
-from metamixer.mixers.conv_norm import ConvNorm, NormConvSkip, ParallelDepthwise
+from metamixer.mixers.conv_norm import ConvNorm, NormConvSkip, ParallelDepthwise, draw_weights
 from metamixer.mixers.ffnified import FFNifiedAttention
-from metamixer.weights.load import state_from
+from metamixer.ops.placement import placed
 from metamixer.weights.tags import with_weights
 
 
+@placed
 class FFNetBlock(nn.Sequential):
     """FFNified attention, then the convolutional FFN, each with a residual."""
 
@@ -87,11 +88,7 @@ class FFNet(Backbone):
         )
         if feature_norms:
             self.feature_norms = nn.ModuleList(LayerNorm2d(dim, eps=1e-6) for dim in dims)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.apply(draw_weights)
 
 
 def _cfg(**changes: Any) -> dict[str, Any]:
@@ -118,38 +115,31 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> FFNet:
-    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
-    return build_model_with_cfg(
-        FFNet, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
-    )
-
-
 @register_model
-def ffnet_nano(pretrained: bool = False, **kwargs: Any) -> FFNet:
+def ffnet_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(1, 2, 4, 1), dims=(24, 48, 96, 192), stem_dim=16, token_kernels=(3, 3, 7, 7))
-    return _create("ffnet_nano", pretrained, **{**defaults, **kwargs})
+    return create_backbone(FFNet, "ffnet_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_1(pretrained: bool = False, **kwargs: Any) -> FFNet:
+def ffnet_1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(2, 2, 8, 2), dims=(80, 160, 320, 640), channel_kernel=3)
-    return _create("ffnet_1", pretrained, **{**defaults, **kwargs})
+    return create_backbone(FFNet, "ffnet_1", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_2(pretrained: bool = False, **kwargs: Any) -> FFNet:
+def ffnet_2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(3, 3, 15, 3), dims=(88, 176, 352, 704), channel_kernel=7)
-    return _create("ffnet_2", pretrained, **{**defaults, **kwargs})
+    return create_backbone(FFNet, "ffnet_2", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_3(pretrained: bool = False, **kwargs: Any) -> FFNet:
+def ffnet_3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(4, 4, 22, 5), dims=(96, 192, 384, 768), channel_kernel=7, layer_scale=1e-6)
-    return _create("ffnet_3", pretrained, **{**defaults, **kwargs})
+    return create_backbone(FFNet, "ffnet_3", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_4(pretrained: bool = False, **kwargs: Any) -> FFNet:
+def ffnet_4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(4, 4, 27, 3), dims=(128, 256, 512, 1024), channel_kernel=7, layer_scale=1e-6)
-    return _create("ffnet_4", pretrained, **{**defaults, **kwargs})
+    return create_backbone(FFNet, "ffnet_4", pretrained, defaults, kwargs)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from metamixer.backbones.base import Backbone, ScaledResidual, Stage, drop_path_rates, pretrained_cfg
+from metamixer.backbones.base import Backbone, ScaledResidual, Stage, create_backbone, drop_path_rates, pretrained_cfg
 from metamixer.mixers import create_mixer
 from metamixer.mixers.conv_ffn import ConvFFN
-from metamixer.mixers.conv_norm import ConvNorm
-from metamixer.weights.load import state_from
+from metamixer.mixers.conv_norm import ConvNorm, draw_weights
+from metamixer.mixers.framework import MetaMixer
 from metamixer.weights.tags import with_weights
 
 MixerSpec = str | Callable[[int], nn.Module]
@@ -80,12 +79,18 @@ class MetaFormer(Backbone):
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-        for module in self.modules():
-            # Weights that start as zero are meant to.
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and (module.weight.is_meta or module.weight.any()):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _draw_outside_mixers(self)
+
+
+def _draw_outside_mixers(module: nn.Module) -> None:
+    """Fresh weights in all layers but those of mixers, which know best how they begin."""
+    if isinstance(module, ScaledResidual):
+        if isinstance(module.mixer, MetaMixer):
+            module.mixer.init_weights()
+        return
+    draw_weights(module)
+    for child in module.children():
+        _draw_outside_mixers(child)
 
 
 def _residual(mixer: nn.Module, dim: int, layer_scale: float | None, drop_path: float) -> ScaledResidual:
@@ -117,26 +122,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MetaFormer:
-    feature_cfg = {"feature_cls": "getter", "out_indices": tuple(range(len(kwargs["depths"])))}
-    return build_model_with_cfg(
-        MetaFormer, variant, pretrained, pretrained_filter_fn=state_from, feature_cfg=feature_cfg, **kwargs
-    )
-
-
 @register_model
-def metaformer_nano(pretrained: bool = False, **kwargs: Any) -> MetaFormer:
+def metaformer_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(1, 2, 4, 1), dims=(24, 48, 96, 160), ffn_expansion=3.0)
-    return _create("metaformer_nano", pretrained, **{**defaults, **kwargs})
+    return create_backbone(MetaFormer, "metaformer_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def metaformer_t(pretrained: bool = False, **kwargs: Any) -> MetaFormer:
+def metaformer_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(2, 2, 6, 2), dims=(48, 96, 192, 384))
-    return _create("metaformer_t", pretrained, **{**defaults, **kwargs})
+    return create_backbone(MetaFormer, "metaformer_t", pretrained, defaults, kwargs)
 
 
 @register_model
-def metaformer_s(pretrained: bool = False, **kwargs: Any) -> MetaFormer:
+def metaformer_s(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     defaults = dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512))
-    return _create("metaformer_s", pretrained, **{**defaults, **kwargs})
+    return create_backbone(MetaFormer, "metaformer_s", pretrained, defaults, kwargs)

@@ -172,7 +172,7 @@ class DenseSource(Source):
         metadata = {
             "producer": "metamixer",
             "architecture": self.head,
-            "backbone": self.model._model_args["backbone"],
+            "backbone": self.model.arguments["backbone"],
             "image_size": f"{height} x {width}",
             "input": "RGB, 0 to 255" if self.normalise else "normalised",
             "output": "boxes in pixels of the input, scores, labels" if self.selection else ", ".join(self.outputs),
@@ -203,7 +203,7 @@ class DenseSource(Source):
 
 def default_name(model: DenseModel) -> str:
     """Head and backbone: what an export is called unless the user says otherwise."""
-    return f"{model.pretrained_cfg['architecture']}_{model._model_args['backbone']}"
+    return f"{model.pretrained_cfg['architecture']}_{model.arguments['backbone']}"
 
 
 def input_size(model: DenseModel, image_size: int | Size | None = None) -> Size:

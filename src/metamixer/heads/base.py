@@ -70,7 +70,7 @@ class DenseModel(nn.Module):
         self.num_classes = num_classes
         # Filled by `build`: what the model expects of a picture, and the arguments that a checkpoint of ours repeats.
         self.pretrained_cfg: dict[str, Any] = {}
-        self._model_args: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
         self._frozen: set[str] = set()
 
     def maps(self, x: Tensor) -> list[Tensor]:

@@ -131,7 +131,7 @@ def build(
             said.pop("label_names", None)
         model.pretrained_cfg |= {key: said[key] for key in (*model.pretrained_cfg, "label_names") if key in said}
     shaping = {key: value for key, value in backbone_kwargs.items() if key != "checkpoint" and "drop" not in key}
-    model._model_args = {"backbone": name.partition(".")[0], "backbone_kwargs": shaping, **kwargs}
+    model.arguments = {"backbone": name.partition(".")[0], "backbone_kwargs": shaping, **kwargs}
     if file is not None:
         load_dense(model, dense_to_our_layout(read_network(file)), file)
     return model
@@ -177,7 +177,7 @@ def load_dense(model: DenseModel, state: Mapping[str, Tensor], source: str | Pat
 
 
 def _backbone_of(model: DenseModel) -> str:
-    return str(model._model_args.get("backbone", type(model.backbone).__name__))
+    return str(model.arguments.get("backbone", type(model.backbone).__name__))
 
 
 def _metadata_of(file: Path | None, head: str) -> Metadata | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from metamixer.mixers.conv_norm import ConvNorm
+from metamixer.mixers.conv_norm import ConvNorm, draw_weights
 from metamixer.mixers.framework import MetaMixer
 from metamixer.mixers.registry import register_mixer
+from metamixer.ops.placement import placed
 
 
+@placed
 class SpatialGate(nn.Module):
     """``x ⊙ sigmoid(s(x))`` with one gate per position: depthwise 3×3, norm, ReLU, 1×1 to one channel."""
 
@@ -21,6 +23,7 @@ class SpatialGate(nn.Module):
         return x * self.gate(self.depthwise(x)).sigmoid()
 
 
+@placed
 class ChannelGate(nn.Module):
     """``x ⊙ sigmoid(c(x))`` with one gate per channel, from the mean over positions."""
 
@@ -56,6 +59,9 @@ class ConvAdditiveTokenMixer(MetaMixer):
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=qkv_bias)
         self.query_context = _context(dim)
         self.key_context = _context(dim)
+
+    def init_weights(self) -> None:
+        self.apply(draw_weights)
 
     def query(self, x: Tensor) -> Tensor:
         return self.query_context(self.qkv(x).chunk(3, dim=1)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.mixers.conv_norm import draw_weights
 from metamixer.mixers.framework import MetaMixer
 from metamixer.mixers.registry import register_mixer
 
@@ -37,6 +38,9 @@ class SoftmaxAttention(MetaMixer):
             project=nn.Conv2d(dim, dim, 1),
         )
         self.head_dim = head_dim
+
+    def init_weights(self) -> None:
+        self.apply(draw_weights)
 
     def _heads(self, x: Tensor) -> Tensor:
         """``B × C × H × W`` to ``B × heads × tokens × head_dim``."""

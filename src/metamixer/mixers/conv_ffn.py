@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from metamixer.mixers.conv_norm import ConvNorm, ParallelDepthwise
+from metamixer.mixers.conv_norm import ConvNorm, ParallelDepthwise, draw_weights
 from metamixer.mixers.framework import MetaMixer
 
 
@@ -32,3 +32,6 @@ class ConvFFN(MetaMixer):
             activate=nn.GELU(),
             aggregate=nn.Conv2d(hidden, dim, 1),
         )
+
+    def init_weights(self) -> None:
+        self.apply(draw_weights)

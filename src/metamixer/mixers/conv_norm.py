@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metamixer.ops.placement import placed
+
 
 def conv_from(weight: Tensor, bias: Tensor, like: nn.Conv2d) -> nn.Conv2d:
     """A convolution with this weight and bias and the geometry of ``like`` (padding as the kernel's size asks)."""
@@ -53,6 +55,19 @@ def fold_norm_before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
     return conv_from(conv.weight * scale[None, :, None, None], bias, conv)
 
 
+def draw_weights(module: nn.Module) -> None:
+    """A linear layer's or convolution's weights from a truncated normal of deviation 0.02, its bias zero.
+
+    As the networks of FFNet and timm's transformers begin. Other modules stay as they are.
+    """
+    from timm.layers import trunc_normal_  # importing timm registers the backbones, which need this file
+
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 @torch.no_grad()
 def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel that a batch norm applies in evaluation mode."""
@@ -60,6 +75,7 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
+@placed
 class ConvNorm(nn.Sequential):
     """Convolution without bias and batch norm, optionally followed by an activation. Padding keeps the size."""
 
@@ -86,6 +102,7 @@ class ConvNorm(nn.Sequential):
         return nn.Sequential(conv, self.act) if hasattr(self, "act") else conv
 
 
+@placed
 class NormConvSkip(nn.Module):
     """``x + conv1x1(norm(x))``: folds into one 1×1 convolution (FFNet's downsampling, arXiv 2406.02021)."""
 
@@ -104,6 +121,7 @@ class NormConvSkip(nn.Module):
         return conv
 
 
+@placed
 class ParallelDepthwise(nn.Module):
     """A large depthwise kernel and parallel smaller ones, each with its own norm, summed; folds into the large one.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metamixer.mixers.conv_norm import ConvNorm
+from metamixer.mixers.conv_norm import ConvNorm, draw_weights
 from metamixer.mixers.framework import MetaMixer
 from metamixer.mixers.registry import register_mixer
 from metamixer.ops import dct2, idct2
@@ -53,10 +53,17 @@ class DynamicSpectrumMixer(MetaMixer):
         if dynamic:
             hidden = hidden or max(16, dim // 4)
             self.generator = nn.Sequential(nn.Linear(cells + dim, hidden), nn.GELU(), nn.Linear(hidden, cells))
+            # Zeros pass every band as it is.
             nn.init.zeros_(self.generator[2].weight)
             nn.init.zeros_(self.generator[2].bias)
         else:
             self.grid = nn.Parameter(torch.zeros(groups, bands, bands))
+
+    def init_weights(self) -> None:
+        starts_at_zero = self.generator[2] if self.dynamic else None
+        for module in self.modules():
+            if module is not starts_at_zero:
+                draw_weights(module)
 
     def query(self, x: Tensor) -> Tensor:
         return self.value(x)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from metamixer.mixers.conv_norm import ConvNorm, ParallelDepthwise
+from metamixer.mixers.conv_norm import ConvNorm, ParallelDepthwise, draw_weights
 from metamixer.mixers.framework import MetaMixer
 from metamixer.mixers.registry import register_mixer
 
@@ -33,6 +33,9 @@ class FFNifiedAttention(MetaMixer):
             activate=nn.GELU(),
             aggregate=_depthwise(dim, kernel_size, parallel),
         )
+
+    def init_weights(self) -> None:
+        self.apply(draw_weights)
 
 
 def _depthwise(dim: int, kernel_size: int, parallel: bool | None) -> nn.Module:

@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metamixer.mixers.conv_norm import ConvNorm, fold_norm_before
+from metamixer.ops.placement import placed
 
 Slot = Callable[..., Any]
 SLOTS = ("query", "key", "interact", "activate", "value", "aggregate", "project")
@@ -30,6 +31,7 @@ def _same(x: Any) -> Any:
     return x
 
 
+@placed
 class MetaMixer(nn.Module):
     """Query, key, value and their two interactions composed into a token mixer.
 
@@ -40,8 +42,11 @@ class MetaMixer(nn.Module):
     A subclass whose formula is clearer or faster in a straight line may override :meth:`forward`;
     :meth:`compose` keeps the four steps, and a test holds the two together.
 
+    The constructors of all mixers also take ``device`` and ``dtype``.
+
     Raises:
-        TypeError: if a slot is both passed and defined as a method.
+        TypeError: if a slot is both passed and defined as a method, a key is left without ``interact`` or a value
+            without ``aggregate`` to take it.
     """
 
     key: Slot | None
@@ -49,6 +54,11 @@ class MetaMixer(nn.Module):
 
     reads_input: tuple[str, ...] = ()
     """Attributes that are 1×1 convolutions and alone read the input: a norm before the mixer folds into them."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            placed(cls)
 
     def __init__(
         self,
@@ -62,8 +72,12 @@ class MetaMixer(nn.Module):
         project: Slot | None = None,
     ) -> None:
         super().__init__()
-        given = (query, key, interact, activate, value, aggregate, project)
-        for name, slot in zip(SLOTS, given, strict=True):
+        given = dict(zip(SLOTS, (query, key, interact, activate, value, aggregate, project), strict=True))
+        filled = {name for name, slot in given.items() if slot is not None or callable(getattr(type(self), name, None))}
+        for giver, taker in (("key", "interact"), ("value", "aggregate")):
+            if giver in filled and taker not in filled:
+                raise TypeError(f"{type(self).__name__} has a {giver}, but no {taker} that takes it")
+        for name, slot in given.items():
             if callable(getattr(type(self), name, None)):
                 if slot is not None:
                     raise TypeError(f"{type(self).__name__} defines {name!r} as a method and was given another one")
@@ -82,6 +96,12 @@ class MetaMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compose(x)
+
+    def init_weights(self) -> None:
+        """Called once by a network around the mixer, when all parts are made: draw weights anew, as it draws its own.
+
+        A mixer keeps those that its constructor drew unless it overrides this.
+        """
 
     def absorb_norm(self, norm: nn.BatchNorm2d) -> bool:
         """Fold a batch norm that stands before this mixer into it; False where that is not exact."""

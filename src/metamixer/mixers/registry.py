@@ -12,14 +12,29 @@ _mixers: dict[str, Callable[..., nn.Module]] = {}
 MixerT = TypeVar("MixerT", bound=Callable[..., nn.Module])
 
 
-def register_mixer(name: str) -> Callable[[MixerT], MixerT]:
-    """Class decorator: make a mixer known under ``name``. Its first argument must be ``dim``, the channel count."""
+def register_mixer(name: str, replace: bool = False) -> Callable[[MixerT], MixerT]:
+    """Class decorator: make a mixer known under ``name``. Its first argument must be ``dim``, the channel count.
+
+    A name that is taken is given away again only with ``replace``, or to the same class of the same module (a cell of a
+    notebook that runs once more); else ValueError is raised.
+    """
 
     def register(mixer: MixerT) -> MixerT:
+        known = _mixers.get(name)
+        if known is not None and not replace and _place(known) != _place(mixer):
+            raise ValueError(
+                f"a mixer {name!r} is registered already ({'.'.join(_place(known))}); replace=True puts this one in"
+                " its place"
+            )
         _mixers[name] = mixer
         return mixer
 
     return register
+
+
+def _place(mixer: Callable[..., nn.Module]) -> tuple[str, str]:
+    """Module and name of a class or function."""
+    return getattr(mixer, "__module__", ""), getattr(mixer, "__qualname__", repr(mixer))
 
 
 def list_mixers() -> list[str]:

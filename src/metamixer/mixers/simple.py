@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from metamixer.mixers.framework import MetaMixer
 from metamixer.mixers.registry import register_mixer
+from metamixer.ops.placement import placed
 
 
 @register_mixer("pooling")
@@ -32,6 +33,7 @@ class Pooling(MetaMixer):
 
 
 @register_mixer("identity")
+@placed
 class IdentityMixer(nn.Identity):
     """No token mixing: the input as it is.
 

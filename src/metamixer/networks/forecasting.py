@@ -20,6 +20,7 @@ from metamixer.ops.depthwise1d import depthwise_conv1d, pays_as_matrix, toeplitz
 from metamixer.ops.dropout import drop_, gelu_of_kept_
 from metamixer.ops.gradient_layout import contiguous_gradient, transposed_product
 from metamixer.ops.linear_norm import Moments, merged_norm, merged_norms
+from metamixer.ops.placement import placed
 from metamixer.ops.precision import autocast_is_on
 
 TOKEN_EXPANSION = 2  # of the token mixers, in all released settings
@@ -41,10 +42,11 @@ def _fold_into(conv: nn.Conv1d, norm: nn.Module) -> nn.Module:
 
 
 def norms_merge(x: Tensor, norm: nn.Module) -> bool:
-    """May a norm behind a linear map of x become part of the map in training? Not where types are mixed."""
-    return isinstance(norm, nn.BatchNorm1d) and not autocast_is_on(x)
+    """May a norm behind a linear map of x join the map in training? Not where types are mixed, or x is empty."""
+    return isinstance(norm, nn.BatchNorm1d) and not autocast_is_on(x) and x.numel() > 0
 
 
+@placed
 class PatchDepthwise(nn.Conv1d):
     """A depthwise convolution along the patches: ``C × B × N`` to the same shape, channels first."""
 
@@ -55,6 +57,7 @@ class PatchDepthwise(nn.Conv1d):
         return depthwise_conv1d(x, self.weight, self.bias)
 
 
+@placed
 class PatchDepthwiseNorm(nn.Module):
     """:class:`PatchDepthwise` without bias, then a batch norm."""
 
@@ -67,6 +70,7 @@ class PatchDepthwiseNorm(nn.Module):
         return self.norm(self.conv(x).flatten(1)[None]).view_as(x)
 
 
+@placed
 class ParallelPatchDepthwise(nn.Module):
     """A large kernel and a small one beside it, each with its norm; after training they merge into the large one."""
 
@@ -91,6 +95,7 @@ class ParallelPatchDepthwise(nn.Module):
         return merged
 
 
+@placed
 class TwoMixes(nn.Module):
     """Mix the rows inside every group, GELU, then mix the groups for every row: ``G × R × T`` to ``R × G × T``.
 
@@ -122,6 +127,7 @@ class TwoMixes(nn.Module):
         return drop_(transposed_product(gather, hidden).add_(out_shift), outer)
 
 
+@placed
 class VariableMixer(nn.Module):
     """The token mixer: variables mixed, then a depthwise kernel, GELU and another one along the patches.
 
@@ -137,7 +143,7 @@ class VariableMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.norm(self.mix(x.flatten(2).transpose(0, 1)))
-        query = query.reshape(-1, *x.shape[2:])
+        query = query.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
         return x + self.aggregate(F.gelu(self.interact(query))).reshape_as(x)
 
     def reparameterize(self) -> None:
@@ -145,6 +151,7 @@ class VariableMixer(nn.Module):
         self.norm = _fold_into(self.mix.gather, self.norm)
 
 
+@placed
 class FeatureMixer(nn.Module):
     """The channel mixer: a large depthwise kernel along the patches, features mixed for each variable, GELU, variables
     mixed for each feature.
@@ -166,15 +173,16 @@ class FeatureMixer(nn.Module):
 
     def _normed_query(self, x: Tensor) -> Tensor:
         """``M·D × B × N`` to ``M × D × B·N``: the convolutions, their norms and the norm of their sum."""
-        variables = len(x) // self.mix.sizes[1]
+        dim = self.mix.sizes[1]
+        sizes = (len(x) // dim, dim, x.shape[1] * x.shape[2])
         kernels = [branch.conv.weight[:, 0] for branch in getattr(self.query, "branches", ())]
         pays = bool(kernels) and pays_as_matrix(x.shape[-1], kernels[0].shape[-1])
         if self.training and pays and norms_merge(x, self.norm):
             matrices = [toeplitz(kernel, x.shape[-1]).mT for kernel in kernels]
             norms = [cast(nn.BatchNorm1d, branch.norm) for branch in self.query.branches]
             matrix, shift = merged_norms(x, matrices, norms, self.norm)
-            return torch.bmm(x, matrix).add_(shift[:, None, None]).view(variables, -1, x.shape[1] * x.shape[2])
-        return self.norm(self.query(x).reshape(variables, -1, x.shape[1] * x.shape[2]))
+            return torch.bmm(x, matrix).add_(shift[:, None, None]).view(sizes)
+        return self.norm(self.query(x).reshape(sizes))
 
     def reparameterize(self) -> None:
         """Merge both kernels and fold the norm behind them."""
@@ -183,6 +191,7 @@ class FeatureMixer(nn.Module):
         self.norm = _fold_into(self.query, self.norm)
 
 
+@placed
 class ForecastingBlock(nn.Sequential):
     """Token mixer, then channel mixer."""
 
@@ -194,6 +203,7 @@ class ForecastingBlock(nn.Sequential):
         self.channel_mixer = FeatureMixer(variables, dim, kernel_size, small_kernel, expansion, drop_rate)
 
 
+@placed
 class Patches(nn.Module):
     """Overlapping patches of every variable, embedded: ``M × B × time`` to ``M × D × B × N``.
 
@@ -207,7 +217,8 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (patch,), (stride,) = self.conv.kernel_size, self.conv.stride
-        windows = F.pad(x, (0, patch - stride), mode="replicate").unfold(2, patch, stride)  # M × B × N × patch
+        repeated = x[..., -1:].expand(-1, -1, patch - stride)  # F.pad(mode="replicate") refuses a batch of none
+        windows = torch.cat([x, repeated], dim=2).unfold(2, patch, stride)  # M × B × N × patch
         rows, weight, bias, norm = windows.flatten(1, 2), self.conv.weight.mT, self.conv.bias, self.norm
         if self.training and norms_merge(x, norm):
             weight, bias = merged_norm(Moments.of(rows.flatten(0, 1)[None]), weight, norm, bias)
@@ -220,6 +231,7 @@ class Patches(nn.Module):
         self.norm = _fold_into(self.conv, self.norm)
 
 
+@placed
 class FFNetTSF(nn.Module):
     """A window of several variables to their next values: ``B × lookback × channels`` to ``B × horizon × channels``.
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import affine_of
+from metamixer.ops.placement import placed
 from metamixer.ops.sparse_conv import SparseSites, SubmanifoldConv3d
 
 
@@ -19,6 +20,7 @@ def _norm(dim: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(dim, eps=1e-3, momentum=0.01)
 
 
+@placed
 class SparseConvNorm(nn.Module):
     """Submanifold convolution and batch norm: ``N × in`` to ``N × out`` on the same sites."""
 
@@ -39,6 +41,7 @@ class SparseConvNorm(nn.Module):
         return conv
 
 
+@placed
 class LinearNormAct(nn.Sequential):
     """Linear layer, batch norm, GELU."""
 
@@ -54,6 +57,7 @@ class LinearNormAct(nn.Sequential):
         return nn.Sequential(linear, act)
 
 
+@placed
 class PointBlock(nn.Module):
     """FFNified attention, then an FFN behind a sparse convolution, each behind a layer norm and with a residual.
 
@@ -79,6 +83,7 @@ class PointBlock(nn.Module):
         return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.local(self.norm2(x), sites)))))
 
 
+@placed
 class GridPool(nn.Module):
     """Linear layer, maximum over the points of every coarser cell, batch norm, GELU: ``N × in`` to ``cells × out``."""
 
@@ -95,6 +100,7 @@ class GridPool(nn.Module):
         return F.gelu(self.norm(out))
 
 
+@placed
 class GridUnpool(nn.Module):
     """Each point's own features plus those of the cell it lies in: ``N × skip`` and ``cells × in`` to ``N × out``."""
 
@@ -107,6 +113,7 @@ class GridUnpool(nn.Module):
         return self.skip(skip) + self.coarse(x)[cluster]
 
 
+@placed
 class PointStage(nn.Module):
     """Blocks on one grid, behind a change of grid where there is one (``down`` or ``up``)."""
 
@@ -123,6 +130,7 @@ class PointStage(nn.Module):
         return x
 
 
+@placed
 class FFNetPoints(nn.Module):
     """Features of every point, or logits of its classes, from clouds of points in grid cells.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.fx
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from metamixer.data.pictures import to_rgb
 from metamixer.errors import MetamixerError
 from metamixer.mixers.framework import MetaMixer
+from metamixer.ops.placement import placed
 
 SCALES = (2, 3, 4)
 
@@ -21,6 +23,7 @@ def _depthwise(dim: int) -> nn.Conv2d:
     return nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
 
+@placed
 class SuperResolutionBlock(nn.Module):
     """FFNified attention, then an FFN behind a depthwise convolution, each with a residual.
 
@@ -45,6 +48,7 @@ class SuperResolutionBlock(nn.Module):
         return x + self.channel_mixer(x)
 
 
+@placed
 class FFNetSR(nn.Module):
     """``B × 3 × H × W`` to ``B × 3 × scale·H × scale·W``; RGB from 0 to 1, any H and W.
 
@@ -99,6 +103,7 @@ class FFNetSR(nn.Module):
         return details + F.interpolate(x, scale_factor=float(self.scale), mode="nearest")
 
 
+@torch.fx.wrap
 def _check_picture(x: Tensor) -> None:
     if x.ndim != 4 or x.shape[1] != 3:
         raise MetamixerError(f"super-resolution takes pictures as B × 3 × H × W, got {tuple(x.shape)}")

@@ -33,7 +33,8 @@ def constant(build: Callable[..., Tensor], *sizes: int, like: Tensor) -> Tensor:
     return matrix
 
 
-@torch.compiler.assume_constant_result  # torch.compile calls this while it traces, and sees nothing of it
+# torch.compile calls this while it traces, and sees nothing of it.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _name_of_kept(build: Callable[..., Tensor], dtype: torch.dtype, device: torch.device, *sizes: int) -> str:
     key = (build, *sizes, dtype, device)
     if key not in _names:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metamixer.ops.placement import placed
 from metamixer.ops.precision import autocast_is_on
 
 # Free cells around every cloud in the packed keys: no offset of a kernel can reach the next row, layer or cloud.
@@ -189,6 +190,7 @@ def _add_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
     out.index_add_(0, rows, values.to(out.dtype))
 
 
+@placed
 class SubmanifoldConv3d(nn.Module):
     """:func:`submanifold_conv` with its weights, ``out × k × k × k × in``."""
 

@@ -122,7 +122,7 @@ def _as_entries(metadata: Metadata) -> dict[str, str]:
 
 def _arguments(model: nn.Module) -> dict[str, Any]:
     """The arguments that shaped the model, as far as JSON can hold them."""
-    arguments = {**getattr(model, "_model_args", {}), "num_classes": model.num_classes}
+    arguments = {**getattr(model, "arguments", {}), "num_classes": model.num_classes}
     written = {}
     for name, value in arguments.items():
         if "drop" in name:  # belongs to its training
