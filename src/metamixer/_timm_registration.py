@@ -1,7 +1,8 @@
 """Register the backbones with timm as soon as both packages are there, without importing timm for it.
 
 ``import timm`` takes seconds. If it has been imported already, the backbones are registered at once; otherwise a
-hook on the import of ``timm.models`` registers them when timm is imported, by whomever.
+hook on the import of ``timm.models`` registers them when timm is imported, by whomever. A family that cannot be loaded
+is left out with a notice in the log: timm works all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ else:  # the import system asks for methods, not for these classes, whose module
     Loader = MetaPathFinder = object
 
 _HOOKED = "timm.models"
+_FAMILIES = ("affnet", "casvit", "dsm", "ffnet", "metaformer")
 
 
 class _RegisterAfter(Loader):
@@ -36,7 +38,8 @@ class _RegisterAfter(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        import_module("metamixer.backbones")
+        _unhook()
+        _register()
 
 
 class _TimmFinder(MetaPathFinder):
@@ -45,16 +48,34 @@ class _TimmFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != _HOOKED:
             return None
-        sys.meta_path.remove(self)  # once
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _RegisterAfter(spec.loader)
         return spec
 
 
+def _unhook() -> None:
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _TimmFinder)]
+
+
+def _register() -> None:
+    for family in _FAMILIES:
+        try:
+            import_module(f"metamixer.backbones.{family}")
+        except Exception as error:  # whatever it is, it must not reach whoever imports timm
+            import logging
+
+            logging.getLogger("metamixer").warning(
+                "the networks of metamixer.backbones.%s are not known to timm, since loading them failed: %s: %s",
+                family,
+                type(error).__name__,
+                error,
+            )
+
+
 def register_with_timm() -> None:
     """Register now if timm is loaded, else when it is."""
     if _HOOKED in sys.modules:
-        import_module("metamixer.backbones")
+        _register()
     elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TimmFinder())

@@ -14,7 +14,6 @@ from timm.data.imagenet_info import ImageNetInfo
 from timm.models import get_arch_pretrained_cfgs, model_entrypoint
 from torch import nn
 
-import metamixer.backbones  # noqa: F401  registers with timm
 from metamixer.errors import MetamixerError
 from metamixer.networks import NETWORKS, create_network
 from metamixer.printing import notices

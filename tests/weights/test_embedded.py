@@ -12,7 +12,7 @@ import torch
 from metamixer import create_model
 from metamixer.data.transforms import Preprocessing
 from metamixer.networks import NETWORKS
-from metamixer.weights import embedded, save_checkpoint
+from metamixer.weights import embedded, read_metadata, save_checkpoint
 from metamixer.weights.embedded import FOLDER, embedded_weights
 
 PREPROCESSING = Preprocessing(32, 1.0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
@@ -55,6 +55,19 @@ def test_shipped_files_are_whole_and_have_cards() -> None:
         if weights.metadata.architecture not in NETWORKS:  # a classifier
             assert weights.metadata.classes is not None
             assert weights.metadata.preprocessing is not None
+
+
+def test_the_index_repeats_the_headers(folder: Path) -> None:
+    """Fails when a shipped file is new or another: ``metamixer.weights.embedded.write_index()`` writes it."""
+    shipped = embedded_weights()
+    assert (FOLDER / "index.json").is_file()
+    assert {name: read_metadata(weights.path) for name, weights in shipped.items()} == {
+        name: weights.metadata for name, weights in shipped.items()
+    }
+    before = embedded_weights(folder)
+    embedded.write_index(folder)
+    assert embedded_weights(folder) == before
+    (folder / "index.json").unlink()
 
 
 SCRIPT = """

@@ -16,7 +16,6 @@ from typing import TypeVar
 import timm
 from torch import Tensor, nn
 
-import metamixer.backbones  # noqa: F401  registers with timm
 from metamixer.bench.eager import EAGER
 from metamixer.bench.machine import Machine, this_machine
 from metamixer.bench.macs import count_macs_of

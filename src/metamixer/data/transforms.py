@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -15,44 +15,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from metamixer.data.augment import jitter, rand_augment, three_augment, trivial_augment
+from metamixer.data.preprocessing import CropMode as CropMode
+from metamixer.data.preprocessing import Preprocessing as Preprocessing
 
 Interpolation = Literal["bilinear", "bicubic", "random"]
-CropMode = Literal["center", "squash"]
 Policy = Literal["none", "rand", "trivial", "three"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network expects: side in pixels, the part of the picture kept, mean and deviation per channel.
-
-    ``crop_mode`` tells how a picture of another shape becomes square: by cutting off what is beyond its "center", or
-    by a "squash", which keeps the whole picture and changes its proportions (``crop_pct`` still cuts, evenly).
-    """
-
-    image_size: int
-    crop_pct: float = 1.0
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
-    crop_mode: CropMode = "center"
-
-    @classmethod
-    def of(cls, cfg: Any, image_size: int | None = None) -> Preprocessing:
-        """From a timm ``pretrained_cfg``; ``image_size`` overrides its input size."""
-        return cls(
-            image_size=cfg["input_size"][-1] if image_size is None else image_size,
-            crop_pct=cfg["crop_pct"],
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-            interpolation=cfg["interpolation"],
-            crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
-        )
-
-    def normalise(self, pictures: Tensor) -> Tensor:
-        """uint8 ``B × 3 × H × W``, or floats from 0 to 1, to normalised float32; what is given is left as it is."""
-        floats = v2.functional.to_dtype(pictures, torch.float32, scale=True)
-        fresh = floats is not pictures  # so that no second copy of a batch is needed
-        return v2.functional.normalize(floats, list(self.mean), list(self.std), inplace=fresh)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metamixer.data.files import replace_when_done, require_regular
+from metamixer.data.preprocessing import Preprocessing
 from metamixer.data.tensors import plain_tensors
-from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
 from metamixer.limits import CHECKPOINT_BYTES
 from metamixer.schemas import FileMetadata, validated
@@ -142,7 +142,11 @@ def read_metadata(path: str | Path) -> Metadata | None:
     """
     path = Path(path)
     with open_weights(path) as file:
-        said = file.metadata() or {}
+        return metadata_from(file.metadata() or {}, path)
+
+
+def metadata_from(said: Mapping[str, str], path: Path) -> Metadata | None:
+    """The same from the entries of a header. Raises MetamixerError for entries that it cannot have."""
     if "architecture" not in said:
         return None
     entries = validated(FileMetadata, said, path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
 from metamixer.printing import notices
-from metamixer.weights.checkpoint import Metadata, read_metadata
+from metamixer.weights.checkpoint import Metadata, metadata_from, open_weights, read_metadata
 
 FOLDER = Path(__file__).parent / "embedded"
 
@@ -27,14 +29,17 @@ class Embedded:
 def embedded_weights(folder: Path | None = None) -> dict[str, Embedded]:
     """Shipped weights by ``architecture.tag``; for each architecture those that know most classes come first.
 
-    Reads the files' headers alone. A file that cannot be read, or belongs to another network than its name says, is
-    left out with a notice.
+    Opens no weights that ``index.json`` beside them knows, since this runs whenever timm is imported, and of others the
+    headers alone. A file that cannot be read, or belongs to another network than its name says, is left out with a
+    notice.
     """
+    folder = FOLDER if folder is None else folder
+    index = _index(folder)
     found = {}
-    for path in sorted((FOLDER if folder is None else folder).glob("*.*.safetensors")):
+    for path in sorted(folder.glob("*.*.safetensors")):
         name = path.name.removesuffix(".safetensors")
         try:
-            metadata = read_metadata(path)
+            metadata = metadata_from(index[name], path) if name in index else read_metadata(path)
         except MetamixerError as error:
             notices.warning("shipped weights left out: %s", error)
             continue
@@ -43,6 +48,24 @@ def embedded_weights(folder: Path | None = None) -> dict[str, Embedded]:
             continue
         found[name] = Embedded(path, metadata)
     return dict(sorted(found.items(), key=lambda item: (item[0].partition(".")[0], -_classes(item[1]), item[0])))
+
+
+def _index(folder: Path) -> dict[str, dict[str, str]]:
+    """The headers of the folder's weights by ``architecture.tag``, as far as they are repeated in ``index.json``."""
+    try:
+        return json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def write_index(folder: Path = FOLDER) -> None:
+    """Repeat the headers of a folder's weights in its ``index.json``; to be called whenever a file is put there."""
+    headers = {}
+    for path in sorted(folder.glob("*.*.safetensors")):
+        with open_weights(path) as file:
+            headers[path.name.removesuffix(".safetensors")] = dict(sorted(file.metadata().items()))
+    with replace_when_done(folder / "index.json") as temporary:
+        temporary.write_text(json.dumps(headers, indent=1) + "\n", encoding="utf-8")
 
 
 def _classes(weights: Embedded) -> int:
