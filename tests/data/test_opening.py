@@ -22,7 +22,7 @@ NON_FILES = runpy.run_path(str(Path(__file__).parents[1] / "non_files.py"))["NON
 @pytest.mark.timeout(10)
 def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     place = NON_FILES[kind](tmp_path / "a.txt")
-    for read in (read_regular, read_text, open_and_read):
+    for read in (read_regular, read_text, open_and_read, open_and_read_from_its_end):
         with pytest.raises(MetamixerError) as raised:
             read(place, 1000)
         assert str(raised.value).startswith(str(place))
@@ -31,10 +31,13 @@ def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -
 
 def open_and_read(path: Path, at_most: int) -> bytes:
     with open_regular(path, at_most) as file:
-        try:
-            return file.read()
-        except OSError as error:  # whoever reads by pieces minds these
-            raise MetamixerError(f"{path} {error.strerror}") from None
+        return file.read(10)
+
+
+def open_and_read_from_its_end(path: Path, at_most: int) -> bytes:
+    with open_regular(path, at_most) as file:
+        file.seek(0, os.SEEK_END)
+        return file.read()
 
 
 @given(data=st.binary(max_size=3000), at_most=st.integers(0, 3000), pieces=st.integers(1, 700))

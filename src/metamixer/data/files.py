@@ -36,8 +36,8 @@ _Got = TypeVar("_Got", int, bytes)
 def open_regular(path: str | Path, at_most: int, what: str = "a file") -> BinaryIO:
     """A regular file, opened for reading without ever waiting; a link to one is followed.
 
-    Reading more than ``at_most`` bytes raises too, whatever size the file said it had: those of ``/proc`` say 0, and
-    files grow.
+    Reading it raises MetamixerError too: where it fails, and for more than ``at_most`` bytes, whatever size the file
+    said it had. Those of ``/proc`` say 0, and files grow.
 
     Args:
         path: of the file.
@@ -66,7 +66,7 @@ def require_regular(path: str | Path, at_most: int = ANY_BYTES, what: str = "a f
 
 def read_regular(path: str | Path, at_most: int, what: str = "a file") -> bytes:
     """The contents of a regular file. Raises MetamixerError as :func:`open_regular` does, and where reading fails."""
-    with open_regular(path, at_most, what) as file, _as_sentence(path, what):
+    with open_regular(path, at_most, what) as file:
         size = os.fstat(file.fileno()).st_size
         if size > 64 * MIB:
             require_memory(size, f"{path}")
@@ -115,17 +115,31 @@ def _is_new(folder: str, known: set[tuple[int, int]]) -> bool:
 
 
 class _Bounded(io.FileIO):
-    """A file that raises where more than ``at_most`` bytes are read of it."""
+    """A file that raises MetamixerError where more than ``at_most`` bytes are read of it, and where reading fails."""
 
     def __init__(self, handle: int, path: str | Path, at_most: int, what: str) -> None:
         super().__init__(handle, "rb")
         self.path, self.at_most, self.what = path, at_most, what
 
     def readinto(self, buffer: Any) -> int:
-        return self._counted(super().readinto(buffer) or 0)  # none where it would wait
+        with _as_sentence(self.path, self.what):
+            got = super().readinto(buffer)
+        return self._counted(got or 0)  # none where it would wait
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return self.readall() if size is None or size < 0 else self._counted(super().read(size) or b"")
+        if size is None or size < 0:
+            return self.readall()
+        with _as_sentence(self.path, self.what):
+            got = super().read(size)
+        return self._counted(got or b"")
+
+    def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(position, whence)
+        except OSError as error:
+            if whence == os.SEEK_SET and position < 0:
+                raise  # readers of damaged archives try that, and know what it means
+            raise MetamixerError(f"{self.path} cannot be read as {self.what} ({error.strerror or error})") from None
 
     def readall(self) -> bytes:
         pieces = []

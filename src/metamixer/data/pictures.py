@@ -21,6 +21,7 @@ from metamixer.limits import PICTURE_BYTES
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What is read as a picture, whatever the file is called; Pillow knows more, and starts another program for some."""
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # one channel, more than 8 bits
 
 
@@ -66,9 +67,11 @@ def _opened(file: BinaryIO) -> Image.Image:
     """The picture in a file, its pixels not read. Raises Pillow's error for more of them than Pillow's limit, at which
     Pillow itself only warns: a few bytes can claim any number."""
     picture = Image.open(file, formats=_known_formats())
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF, whose tiles may be larger than the picture
     most = Image.MAX_IMAGE_PIXELS
-    if most is not None and picture.width * picture.height > most:
-        raise Image.DecompressionBombError(f"{picture.width} × {picture.height} pixels are more than {most}")
+    for width, height in (picture.size, (tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1))):
+        if most is not None and width * height > most:
+            raise Image.DecompressionBombError(f"{width} × {height} pixels are more than {most}")
     return picture
 
 

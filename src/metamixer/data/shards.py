@@ -112,7 +112,7 @@ def expand_ranges(pattern: str) -> list[str]:
     if any(len(end) > 18 for pair in ends for end in pair) or (
         math.prod(max(0, int(last) - int(first) + 1) for first, last in ends) > SHARDS
     ):
-        raise MetamixerError(f"{pattern} stands for more than {SHARDS} shards")
+        raise MetamixerError(f"{pattern[:200]} stands for more than {SHARDS} shards")
     ranges = [[f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)] for first, last in ends]
     return [
         "".join(part + number for part, number in zip(fixed, (*chosen, ""), strict=True)) for chosen in product(*ranges)

@@ -31,16 +31,19 @@ def read_coco(file: Path, folders: Sequence[Path], checker: Checker, classes: Se
     content = _load(file)
     categories = _by_id(content["categories"], "category", file, checker)
     names: dict[Any, str] = {}
+    taken: set[str] = set()
     for number in sorted(categories, key=lambda number: (isinstance(number, str), number)):
         name = categories[number].get("name")
         if not isinstance(name, str):
             checker.note(file, f"category {number}", "entry that cannot be understood", f"{name!r} is no name")
-        elif name in names.values():
+        elif name in taken:
             checker.note(file, f"category {number}", "duplicate", f"a second category called {name!r}")
         else:
             names[number] = name
+            taken.add(name)
     known = tuple(names.values()) if classes is None else tuple(classes)
-    label_of = {number: known.index(name) for number, name in names.items() if name in known}
+    label_of_name = {name: label for label, name in reversed(list(enumerate(known)))}
+    label_of = {number: label_of_name[name] for number, name in names.items() if name in label_of_name}
 
     images = _by_id(content["images"], "image", file, checker)
     pictures = _pictures(images, folders, file, checker)

@@ -84,6 +84,9 @@ def _fault_of_code(code: dict[str, Any], size: tuple[int, int]) -> str | None:
     return None
 
 
+_LONGEST = 60  # bits of a run's length; more are no picture, and would be added to for ever
+
+
 def _runs(code: Any) -> list[int] | None:
     """The lengths in COCO's compressed code, which faster-coco-eval decodes without a look at their sum; None where it
     is none. Six bits a character, the lowest first, the last of them a sign; from the fourth on, differences to the
@@ -94,7 +97,7 @@ def _runs(code: Any) -> list[int] | None:
     value = shift = 0
     for character in code.encode(errors="replace") if isinstance(code, str) else code:
         bits = character - 48
-        if not 0 <= bits < 64:
+        if not 0 <= bits < 64 or shift > _LONGEST:
             return None
         value |= (bits & 31) << shift
         shift += 5
