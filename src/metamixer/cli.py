@@ -143,7 +143,7 @@ def _run(arguments: list[str]) -> int:
         return function(rest)
     import tyro
 
-    config = () if verb.flags else (tyro.conf.PositionalRequiredArgs,)
+    config = None if verb.flags else (tyro.conf.PositionalRequiredArgs,)
     return tyro.cli(function, prog=f"metamixer {name}", args=rest, config=config) or 0
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from metamixer import MetamixerError, create_model
-from metamixer.weights.load import load_into, read_state
+from metamixer.weights.load import adapt_input_channels, load_into, read_state
 
 Weights = dict[str, Tensor]
 
@@ -118,6 +119,20 @@ def test_other_input_channels_are_adapted(weights: Weights, tmp_path: Path, capl
     found = loaded(tmp_path / "file.pth", in_chans=1)
     torch.testing.assert_close(found["stem.0.conv.weight"], weights["stem.0.conv.weight"].sum(1, keepdim=True))
     assert "adapted to 1" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 4, 7])
+def test_adapted_channels_are_timms(wanted: int) -> None:
+    weight = torch.randn(4, 3, 3, 3).half()
+    torch.testing.assert_close(adapt_input_channels(weight, wanted), adapt_input_conv(wanted, weight))
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(4, 3), (1, 3), (2, 5)])
+def test_adapted_channels_answer_alike_to_equal_ones(held: int, wanted: int) -> None:
+    weight = torch.randn(4, 1, 3, 3).expand(4, held, 3, 3)
+    adapted = adapt_input_channels(weight, wanted)
+    assert adapted.shape == (4, wanted, 3, 3)
+    torch.testing.assert_close(adapted.sum(1), weight.sum(1))
 
 
 def refused(path: Path, message: str, name: str = "casvit_nano") -> None:

@@ -251,17 +251,27 @@ def _keep_own(state: dict[str, Tensor], expected: Mapping[str, Tensor], prefix: 
 
 
 def _adapt_input(model: nn.Module, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    # Imported late: importing timm registers the backbones, which import this module.
-    from timm.models import adapt_input_conv
-
     name = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
     if name not in state or name not in expected or state[name].ndim != 4 or not state[name].is_floating_point():
         return None
     held, wanted = state[name].shape[1], expected[name].shape[1]
     if held == wanted or not held:
         return None
-    state[name] = adapt_input_conv(wanted, state[name], base_chans=held)
+    state[name] = adapt_input_channels(state[name], wanted)
     return f"was trained on {held} input channels: adapted to {wanted}"
+
+
+def adapt_input_channels(weight: Tensor, wanted: int) -> Tensor:
+    """A convolution's weight ``O × held × H × W`` for ``wanted`` input channels: one gets their sum, more repeat them.
+
+    What timm's ``adapt_input_conv`` does, which before 1.0.31 adapts from three channels alone.
+    """
+    held = weight.shape[1]
+    whole = weight.float()
+    if wanted == 1:
+        return whole.sum(1, keepdim=True).to(weight.dtype)
+    repeated = whole.repeat(1, -(-wanted // held), 1, 1)[:, :wanted]
+    return (repeated * (held / wanted)).to(weight.dtype)
 
 
 def _adapt_heads(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
