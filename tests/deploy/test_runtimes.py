@@ -165,6 +165,6 @@ def test_aotinductor_wants_its_suffix_and_a_compiler(tmp_path, monkeypatch):
     _available("aotinductor")
     with pytest.raises(MetamixerError, match=r"ends in .pt2"):
         mm.export(mm.create_model("casvit_nano", **SMALL), "aotinductor", tmp_path / "m.so", 48, pictures=PICTURES)
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MetamixerError, match=r"needs a C\+\+ compiler"):
         mm.export("casvit_nano", "aotinductor", tmp_path / "m.pt2", pictures=PICTURES)

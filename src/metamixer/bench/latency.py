@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import timm
@@ -20,6 +19,7 @@ from metamixer.bench.eager import EAGER
 from metamixer.bench.machine import Machine, this_machine
 from metamixer.bench.macs import count_macs_of
 from metamixer.bench.published_top1 import published_top1
+from metamixer.deploy.artefact import scratch_folder
 from metamixer.deploy.export import count_parameters, source_of
 from metamixer.deploy.merge import merge
 from metamixer.deploy.report import as_list
@@ -142,7 +142,7 @@ def benchmark(
     facts: dict[str, _Facts] = {}
     processes: dict[tuple[str, str], RuntimeProcess] = {}
     failed: dict[tuple[str, str], str] = {}
-    with TemporaryDirectory() as folder, ExitStack() as running:
+    with scratch_folder() as folder, ExitStack() as running:
         for name in dict.fromkeys(models):  # each once
             network = _create(name)
             source = source_of(network, name)

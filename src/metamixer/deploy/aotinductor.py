@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metamixer.deploy.quiet import quiet
 from metamixer.deploy.report import Runtime
 from metamixer.deploy.settings import PLAIN, Settings
+from metamixer.deploy.targets import private
 from metamixer.deploy.torch import runtime_of
 from metamixer.errors import MetamixerError
 
@@ -25,16 +29,11 @@ RUNS_ON = ("torch",)
 
 def check() -> None:
     """Raises MetamixerError where there is no C++ compiler."""
-    with quiet():  # the import speaks of CUDA
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as PyTorch chooses
+    if shutil.which(compiler) is None:
         raise MetamixerError(
-            "export to AOTInductor needs a C++ compiler; none was found, nor does CXX name one"
-        ) from None
+            f"export to AOTInductor needs a C++ compiler: {compiler} was not found; CXX may name another"
+        )
 
 
 def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PLAIN) -> str:
@@ -43,16 +42,16 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     With ``fp16`` weights and arithmetic are in half precision behind float32 doors (the transforms stay in float32).
     Raises MetamixerError for a name that does not end in ``.pt2``.
     """
-    import torch
-
     from metamixer.deploy.graph import capture, in_half
 
     if path.suffix != ".pt2":
         raise MetamixerError(f"{path.name}: the name of an AOTInductor package ends in .pt2")
     program = capture(in_half(model) if settings.weights == "fp16" else model, example)
-    torch._inductor.aoti_compile_and_package(
-        program, package_path=str(path), inductor_configs={"aot_inductor.metadata": dict(settings.metadata)}
-    )
+    content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
+    configs = {"aot_inductor.metadata": dict(settings.metadata)}
+    compile_and_package = private("torch._inductor", "aoti_compile_and_package")
+    compile_and_package(program, package_path=content, inductor_configs=configs)
+    path.write_bytes(content.getbuffer())
     return "AOTInductor package"
 
 
@@ -61,4 +60,4 @@ def load(path: str | Path, threads: int = 1) -> Runtime:
     import torch
 
     torch.set_num_threads(threads)
-    return runtime_of(torch._inductor.aoti_load_package(str(path)))
+    return runtime_of(private("torch._inductor", "aoti_load_package")(str(path)))

@@ -94,12 +94,12 @@ def unfolded(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
 def off_the_list(converted: Any) -> Counter[str]:
     """Operations of a converted program that are not in :data:`NEURAL_ENGINE`, or have more than five axes."""
     found: Counter[str] = Counter()
-    for function in converted._mil_program.functions.values():
-        for operation in function.operations:
-            if operation.op_type not in NEURAL_ENGINE:
-                found[operation.op_type] += 1
-            elif any(len(output.shape or ()) > 5 for output in operation.outputs):
-                found[f"{operation.op_type} of more than five axes"] += 1
+    for function in converted.get_spec().mlProgram.functions.values():
+        for operation in function.block_specializations[function.opset].operations:
+            if operation.type not in NEURAL_ENGINE:
+                found[operation.type] += 1
+            elif any(output.type.tensorType.rank > 5 for output in operation.outputs):
+                found[f"{operation.type} of more than five axes"] += 1
     return found
 
 

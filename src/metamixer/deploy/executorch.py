@@ -11,7 +11,7 @@ import numpy as np
 
 from metamixer.deploy.report import Outputs, Runtime, one_or_all
 from metamixer.deploy.settings import PLAIN, Settings
-from metamixer.deploy.targets import require
+from metamixer.deploy.targets import private, require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,10 +100,9 @@ def _quantised(model: Any, calibration: np.ndarray) -> Any:
 def load(path: str | Path, threads: int = 1) -> Runtime:
     """The file's ``forward`` as a function from float32 ``1 × C × H × W`` to its outputs, on the CPU."""
     import torch
-    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime as ExecuTorch
 
-    _unsafe_reset_threadpool(threads)
+    private("executorch.extension.pybindings.portable_lib", "_unsafe_reset_threadpool")(threads)
     program = ExecuTorch.get().load_program(Path(path))
     method = program.load_method("forward")
     assert method is not None

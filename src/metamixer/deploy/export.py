@@ -189,7 +189,7 @@ def export(
             latency_torch_ms=torch_ms,
             latency_runtime_ms=runtime_ms,
         )
-        report.save(report_path(temporary))
+        report_path(temporary).write_text(report.to_json())
     return report
 
 

@@ -52,7 +52,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     if settings.weights == "fp32":
         converted.export(str(path))
         return "LiteRT flatbuffer"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         floats = Path(folder, "float32.tflite")
         converted.export(str(floats))
         _quantise(floats, path, settings)

@@ -45,7 +45,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     from metamixer.deploy.graph import capture
 
     path.mkdir()
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
         # A trace of the module itself would compute shapes inside the graph; the captured graph has them as numbers.
         torch.jit.trace(capture(model, example).module(), example, check_trace=False).save(f"{folder}/model.pt")
         shape = ",".join(map(str, example.shape))

@@ -58,7 +58,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     forget_sources(file)
     split_convolutions(file.graph)
     if settings.weights == "int8":
-        file = _quantised(file, settings)
+        file = _quantised(file, settings, path.parent)
         in_eight_bits(file.graph)
     if settings.weights != "fp32":
         in_half_precision(file.graph)
@@ -103,7 +103,7 @@ def _of_symbolic_sizes() -> dict[Any, Any]:
     def square_root(size: Any) -> Any:
         return op.Sqrt(size)
 
-    return {torch.ops.aten.remainder.Scalar: remainder, torch._sym_sqrt: square_root}  # type: ignore[attr-defined]
+    return {torch.ops.aten.remainder.Scalar: remainder, torch.sym_sqrt: square_root}
 
 
 def load(path: str | Path, threads: int = 1) -> Runtime:
@@ -151,7 +151,7 @@ def first_divergence(model: nn.Module, example: Tensor, path: Path, settings: Se
     names = list(values)
     file.graph.ClearField("output")
     file.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         watched = Path(folder, "watched.onnx")
         onnx.save(file, watched)
         with RuntimeProcess(TARGETS["onnx"], watched) as runtime:
@@ -163,8 +163,11 @@ def first_divergence(model: nn.Module, example: Tensor, path: Path, settings: Se
     return None
 
 
-def _quantised(file: Any, settings: Settings) -> Any:
-    """The model with 8-bit weights and activations, their ranges taken from the calibration pictures."""
+def _quantised(file: Any, settings: Settings, room: Path) -> Any:
+    """The model with 8-bit weights and activations, their ranges taken from the calibration pictures.
+
+    Files that are needed on the way are written into ``room``.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -178,7 +181,7 @@ def _quantised(file: Any, settings: Settings) -> Any:
             batch = next(self.batches, None)
             return None if batch is None else {settings.input_name: batch}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=room) as folder:
         floats, integers = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
         onnx.save(file, floats)
         quantize_static(

@@ -37,7 +37,7 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
 
     floats = Settings(**{**vars(settings), "weights": "int8" if settings.weights == "int8" else "fp32"})
     path.mkdir()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, "model.onnx")
         onnx.write(model, example, file, floats)
         converted = openvino.convert_model(file)

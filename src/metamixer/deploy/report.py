@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from metamixer.data.files import replace_when_done
 from metamixer.deploy.settings import Precision
 from metamixer.printing import Table
 
@@ -172,11 +171,10 @@ class ExportReport:
     latency_torch_ms: float | None = None
     latency_runtime_ms: float | None = None
 
-    def save(self, path: str | Path) -> None:
-        """Write the report as JSON, NaN as null."""
+    def to_json(self) -> str:
+        """The report as text, NaN as null."""
         content = {key: None if value != value else value for key, value in asdict(self).items()}
-        with replace_when_done(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        return json.dumps(content, indent=2) + "\n"
 
 
 def report_path(artefact: str | Path) -> Path:

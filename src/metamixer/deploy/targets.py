@@ -107,6 +107,21 @@ def require(target: str, *packages: str) -> None:
             )
 
 
+def private(module: str, name: str) -> Any:
+    """What a package does not promise to keep, and we use for want of anything else; see tests/test_private_names.py.
+
+    Raises MetamixerError where an installed release has it no longer.
+    """
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        package = module.partition(".")[0]
+        raise MetamixerError(
+            f"the installed {package} has no {module}.{name} any more; install one that metamixer was tested with "
+            "(constraints.txt)"
+        ) from None
+
+
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None

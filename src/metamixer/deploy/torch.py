@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,9 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     for node in program.graph.nodes:  # source lines of the exporting machine
         node.meta.pop("stack_trace", None)
     program.example_inputs = None  # the user's picture, and all others it was read with
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(dict(settings.metadata))})
+    content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(dict(settings.metadata))})
+    path.write_bytes(content.getbuffer())
     return "torch.export program"
 
 
