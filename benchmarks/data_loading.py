@@ -11,6 +11,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from timm.data import create_dataset, create_loader
 from metamixer.bench.machine import this_machine
 from metamixer.data.image_folder import ImageFolder
 from metamixer.data.memory import keep_in_memory
+from metamixer.data.packed import PackedNames
 from metamixer.data.source import PictureLoader
 from metamixer.data.transforms import Preprocessing, evaluation_transform, training_transform
 
@@ -93,8 +95,11 @@ def our_loader(
             size, CROP["scale"], crop_ratio=CROP["ratio"], interpolation="bicubic", **options
         )
     source = ImageFolder(folder, transform)
-    source.samples = source.samples[:: max(1, len(source) // pictures)][: pictures // batch * batch]
-    source.labels = [label for _, label in source.samples]
+    kept = range(0, len(source), max(1, len(source) // pictures))[: pictures // batch * batch]
+    source.files, source.labels = (
+        PackedNames(source.files[i] for i in kept),
+        array("i", (source.labels[i] for i in kept)),
+    )
     pictures_read = keep_in_memory(source) if name == KEPT else source
     loader = PictureLoader(pictures_read, batch, shuffle=name != "evaluation", num_workers=workers)
     return lambda: ((preprocessing.normalise(pixels), labels) for pixels, labels in loader), len(source)

@@ -24,7 +24,7 @@ def test_classes_and_files_are_sorted(root: Path) -> None:
     (root / ".cache").mkdir()
     folder = ImageFolder(root)
     assert folder.classes == ["blue", "red"]
-    assert [(path.name, label) for path, label in folder.samples] == [
+    assert [(Path(folder.name(i)).name, label) for i, label in enumerate(folder.labels)] == [
         ("0.png", 0),
         ("1.png", 0),
         ("0.png", 1),
@@ -38,7 +38,7 @@ def test_classes_and_files_are_sorted(root: Path) -> None:
 
 def test_given_classes_decide_the_indices(root: Path) -> None:
     folder = ImageFolder(root, classes=["red", "green", "blue"])
-    assert {path.parent.name: label for path, label in folder.samples} == {"red": 0, "blue": 2}
+    assert {Path(folder.name(i)).parent.name: label for i, label in enumerate(folder.labels)} == {"red": 0, "blue": 2}
     with pytest.raises(MetamixerError, match=r"'blue' is none of the 2 known classes"):
         ImageFolder(root, classes=["red", "green"])
 

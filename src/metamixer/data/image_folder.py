@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from metamixer.data.packed import PackedNames
 from metamixer.data.pictures import pictures_below, read_picture
 from metamixer.data.source import SPLIT_NAMES, PictureLoader, Pictures, Split
 from metamixer.errors import MetamixerError
@@ -46,20 +49,24 @@ class ImageFolder(Pictures):
             raise MetamixerError(
                 f"{root / unknown[0]}: {unknown[0]!r} is none of the {len(self.classes)} known classes"
             )
-        self.samples: list[tuple[Path, int]] = []
+        self.files = PackedNames()
+        """Below ``root``."""
+        self.labels = array("i")
+        above = os.path.join(root, "")
         for name in found:
             files = pictures_below(root / name)
             if not files:
                 raise MetamixerError(f"class folder {root / name} holds no pictures")
-            self.samples.extend((file, index[name]) for file in files)
-        self.labels = [label for _, label in self.samples]
+            for file in files:
+                self.files.append(str(file).removeprefix(above))
+                self.labels.append(index[name])
         self.transform = transform
 
     def read(self, index: int) -> Image.Image:
-        return read_picture(self.samples[index][0])
+        return read_picture(self.root / self.files[index])
 
     def name(self, index: int) -> str:
-        return str(self.samples[index][0])
+        return str(self.root / self.files[index])
 
 
 def class_folders(root: str | Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from metamixer.data.reading import Reader
@@ -57,10 +58,9 @@ class _KeptPictures(Pictures):
         self.source = source
         self.classes, self.labels, self.transform = source.classes, source.labels, source.transform
         self.test_part = source.test_part
-        self.sizes = [(0, 0) if pixels is None else (pixels.shape[0], pixels.shape[1]) for pixels in decoded]
-        ends = torch.tensor([3 * height * width for height, width in self.sizes]).cumsum(0)
-        self.starts = [0, *ends.tolist()]
-        self.pixels = torch.empty(self.starts[-1], dtype=torch.uint8).share_memory_()
+        self.sizes = torch.tensor([(0, 0) if pixels is None else pixels.shape[:2] for pixels in decoded])
+        self.starts = F.pad(3 * self.sizes.prod(1).cumsum(0), (1, 0))
+        self.pixels = torch.empty(int(self.starts[-1]), dtype=torch.uint8).share_memory_()
         for index, pixels in enumerate(decoded):
             if pixels is not None:
                 self.pixels[self.starts[index] : self.starts[index + 1]] = pixels.flatten()
@@ -68,7 +68,7 @@ class _KeptPictures(Pictures):
             self.skip_unreadable()
 
     def read(self, index: int) -> Image.Image:
-        height, width = self.sizes[index]
+        height, width = self.sizes[index].tolist()
         if not height:
             return self.source.read(index)
         kept = self.pixels[self.starts[index] : self.starts[index + 1]]

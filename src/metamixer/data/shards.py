@@ -10,7 +10,9 @@ import hashlib
 import math
 import os
 import re
+import sys
 import tarfile
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import groupby, product
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,7 @@ from metamixer.data.archives import members
 from metamixer.data.download import cache_folder, download, held_bytes, one_process
 from metamixer.data.files import make_folder, open_regular, read_text
 from metamixer.data.formats import parse_json
+from metamixer.data.packed import PackedNames
 from metamixer.data.pictures import EXTENSIONS, decode_picture
 from metamixer.data.source import SPLIT_NAMES, Pictures, Split
 from metamixer.errors import MetamixerError
@@ -59,24 +62,30 @@ class ShardPictures(Pictures):
 
     def __init__(self, shards: Sequence[str], classes: Sequence[str] | None = None) -> None:
         self.shards = [_local(shard) for shard in shards]
-        places = [place for i, shard in enumerate(self.shards) for place in _index(i, shard)]
-        if not places:
+        self._shards, self._offsets, self._sizes = array("i"), array("q"), array("q")
+        self._keys = PackedNames()
+        labels = []
+        for number, shard in enumerate(self.shards):
+            for place in _index(number, shard):
+                self._shards.append(place.shard)
+                self._offsets.append(place.offset)
+                self._sizes.append(place.size)
+                self._keys.append(place.key)
+                labels.append(sys.intern(place.label) if isinstance(place.label, str) else place.label)
+        if not labels:
             raise MetamixerError(f"{shards[0]} holds no pictures" + (", nor do the others" if len(shards) > 1 else ""))
         given = classes if classes is not None else _classes_beside(self.shards[0])
-        self.classes, self.labels = number_classes([place.label for place in places], given, str(shards[0]))
+        self.classes, self.labels = number_classes(labels, given, str(shards[0]))
         if classes is None:
             require_every_class(self.classes, self.labels, str(shards[0]))
-        self._places = places
 
     def read(self, index: int) -> Image.Image:
-        place = self._places[index]
-        with open_regular(self.shards[place.shard], ANY_BYTES, "a shard") as file:
-            file.seek(place.offset)
-            return decode_picture(file.read(place.size), self.name(index))
+        with open_regular(self.shards[self._shards[index]], ANY_BYTES, "a shard") as file:
+            file.seek(self._offsets[index])
+            return decode_picture(file.read(self._sizes[index]), self.name(index))
 
     def name(self, index: int) -> str:
-        place = self._places[index]
-        return f"{self.shards[place.shard]}:{place.key}"
+        return f"{self.shards[self._shards[index]]}:{self._keys[index]}"
 
 
 def find_shards(where: str, split: Split | None) -> list[str]:
@@ -121,7 +130,7 @@ def expand_ranges(pattern: str) -> list[str]:
 
 def number_classes(
     labels: Sequence[int | str], classes: Sequence[str] | None, where: str
-) -> tuple[list[str], list[int]]:
+) -> tuple[list[str], array[int]]:
     """Class names, and every label as an index into them.
 
     Labels are indices where all of them are whole numbers, else names. Raises MetamixerError for one beyond
@@ -137,13 +146,13 @@ def number_classes(
         wrong = next((i for i in indices if not 0 <= i < len(names)), None)
         if wrong is not None:
             raise MetamixerError(f"{where} holds class {wrong}, where {len(names)} classes from 0 are known")
-        return names, indices
+        return names, array("i", indices)
     names = sorted({str(label) for label in labels}) if classes is None else list(classes)
     index = {name: i for i, name in enumerate(names)}
     unknown = next((str(label) for label in labels if str(label) not in index), None)
     if unknown is not None:
         raise MetamixerError(f"{where}: {unknown!r} is none of the {len(names)} known classes")
-    return names, [index[str(label)] for label in labels]
+    return names, array("i", (index[str(label)] for label in labels))
 
 
 def require_every_class(classes: Sequence[str], labels: Sequence[int], where: str) -> None:

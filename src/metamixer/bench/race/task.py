@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,13 +49,13 @@ class FirstOfEachClass(Pictures):
         self.whole = whole
         self.classes = whole.classes
         self.test_part = whole.test_part
-        self.indices: list[int] = []
+        self.indices = array("q")
         seen: Counter[int] = Counter()
         for index, label in enumerate(map(int, whole.labels)):
             seen[label] += 1
             if seen[label] <= count:
                 self.indices.append(index)
-        self.labels = [int(whole.labels[index]) for index in self.indices]
+        self.labels = array("i", (int(whole.labels[index]) for index in self.indices))
         if whole.skips:
             self.skip_unreadable()
 
