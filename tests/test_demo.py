@@ -14,7 +14,7 @@ from PIL import Image
 import metamixer as mm
 from metamixer.demo import make_demo, run_demo
 from metamixer.demo.photographs import PHOTOGRAPHS
-from metamixer.demo.run import Guess, _verdict, card_accuracy
+from metamixer.demo.run import Guess, _verdict
 from metamixer.errors import MetamixerError
 from metamixer.weights.checkpoint import save_checkpoint
 from metamixer.weights.embedded import embedded_weights
@@ -134,15 +134,6 @@ def test_synonyms_count_as_right():
 )
 def test_verdict(rights, knows, verdict):
     assert _verdict(tuple(Guess("x", 0.5, right) for right in rights), knows) == verdict
-
-
-def test_accuracy_of_a_model_card(tmp_path):
-    card = tmp_path / "card.md"
-    assert card_accuracy(card) is None
-    card.write_text("Trained for 12 epochs.\n\n| top-1 | **87.25 %** |\n| top-5 | 99 % |\n")
-    assert card_accuracy(card) == 87.25
-    card.write_text("No numbers, 5 % of nothing.")
-    assert card_accuracy(card) is None
 
 
 def test_package_of_a_photograph_is_missing(monkeypatch, tmp_path, weights):

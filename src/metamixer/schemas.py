@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -170,12 +170,26 @@ class AboutClouds(AboutEntries):
 class FileMetadata(_Entries):
     """All metadata of a safetensors file of ours; what the arguments may be, the architecture says."""
 
+    @model_validator(mode="after")
+    def _normalises_its_channels(self) -> Self:
+        said = self.preprocessing
+        if said is not None and not len(said.mean) == len(said.std) in (1, 3, self.arguments.get("in_chans")):
+            raise ValueError("should have as many means as deviations in its preprocessing, one for each channel")
+        return self
+
     format: Literal["pt"] = "pt"
     architecture: Name
     classes: Json[ClassNames] | None = None
     preprocessing: Json[PreprocessingEntries] | None = None
     arguments: Json[dict[Name, Any]] = Field(default_factory=dict, max_length=100)
     about: Json[dict[Name, Any]] = Field(default_factory=dict, max_length=100)
+
+
+class FiguresEntries(_Entries):
+    """``ARCHITECTURE.TAG.json`` beside the card of shipped weights: validation accuracy in percent."""
+
+    top1: Annotated[float, Field(ge=0, le=100)]
+    top5: Annotated[float, Field(ge=0, le=100)]
 
 
 # --- Arguments of networks -------------------------------------------------------------------------------------------
@@ -309,15 +323,6 @@ def parameters_of(constructor: Callable[..., Any]) -> set[str]:
             if not any(one.kind is one.VAR_KEYWORD for one in parameters):
                 break
     return names - {"self"}
-
-
-def made_by(entry: Callable[..., Any]) -> Callable[..., Any]:
-    """The class of the network that a function registered with timm makes, as it is annotated; else the function."""
-    try:
-        made = get_type_hints(entry).get("return")
-    except NameError:  # an annotation for type checkers alone
-        return entry
-    return made if inspect.isclass(made) else entry
 
 
 def tuples(value: Any) -> Any:

@@ -18,7 +18,14 @@ from torchvision.transforms.v2 import functional as F
 from metamixer.data import augment
 from metamixer.data.augment import jitter, rand_augment, three_augment, trivial_augment
 from metamixer.data.mixing import mix
-from metamixer.data.transforms import Preprocessing, TrainingTransform, pixels_of, random_crop, training_transform
+from metamixer.data.transforms import (
+    EvaluationTransform,
+    Preprocessing,
+    TrainingTransform,
+    pixels_of,
+    random_crop,
+    training_transform,
+)
 
 FILL = (124, 116, 104)
 
@@ -310,3 +317,19 @@ def test_mixing_leaves_the_given_batch_and_some_batches(batch: tuple[Tensor, Ten
     mixed = [not torch.equal(mix(*batch, num_classes=5, mixup=0.8, probability=0.5)[0], before) for _ in range(100)]
     assert 30 < sum(mixed) < 70
     torch.testing.assert_close(batch[0], before)
+
+
+@pytest.mark.parametrize("crop_pct", [1.0, 0.8])
+def test_a_squash_keeps_the_whole_picture_as_timm_does(crop_pct: float) -> None:
+    """The 384-pixel weights of CAS-ViT were measured so."""
+    from timm.data import create_transform
+
+    picture = photograph(90, 50)
+    how = dict(interpolation="bicubic", crop_mode="squash", crop_pct=crop_pct)
+    ours = EvaluationTransform(Preprocessing(32, **how))(picture)  # type: ignore[arg-type]
+    theirs = create_transform(32, normalize=False, **how)(picture)
+    assert ours.shape == (3, 32, 32)
+    # Pillow and torchvision resize alike up to rounding.
+    assert (ours.int() - (theirs * 255 if theirs.is_floating_point() else theirs).int()).abs().max() <= 2
+    centred = EvaluationTransform(Preprocessing(32, crop_pct, interpolation="bicubic"))(picture)
+    assert (ours.int() - centred.int()).abs().max() > 10

@@ -112,7 +112,9 @@ def test_convert_takes_a_tags_preprocessing(tmp_path: Path) -> None:
     metadata = read_metadata(tmp_path / "out.safetensors")
     assert metadata is not None
     assert metadata.preprocessing is not None
-    assert (metadata.preprocessing.image_size, metadata.preprocessing.crop_pct) == (384, 1.0)
+    assert metadata.preprocessing == Preprocessing(384, 1.0, crop_mode="squash")
+    # What the file says is what is done with a picture.
+    assert Preprocessing.of(load_model(tmp_path / "out.safetensors").pretrained_cfg) == metadata.preprocessing
 
 
 def test_convert_refuses(tmp_path: Path) -> None:

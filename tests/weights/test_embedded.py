@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metamixer import create_model
+from metamixer import MetamixerError, create_model
 from metamixer.data.transforms import Preprocessing
 from metamixer.networks import NETWORKS
 from metamixer.weights import embedded, read_metadata, save_checkpoint
@@ -55,6 +55,22 @@ def test_shipped_files_are_whole_and_have_cards() -> None:
         if weights.metadata.architecture not in NETWORKS:  # a classifier
             assert weights.metadata.classes is not None
             assert weights.metadata.preprocessing is not None
+
+
+def test_figures_are_those_of_the_card(tmp_path: Path) -> None:
+    for weights in embedded_weights().values():
+        if weights.metadata.architecture not in NETWORKS:
+            assert f"top-1 {weights.top1:.2f} %" in weights.card.read_text()
+    path = tmp_path / "affnet_nano.x.safetensors"
+    measured = embedded.Embedded(path, weights.metadata)
+    assert measured.top1 is None
+    for text, message in (
+        ('{"top1": "85 %"}', "top1 should be a valid number"),
+        ('{"top1": 850}', "less than or equal"),
+    ):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(MetamixerError, match=message):
+            assert measured.top1
 
 
 def test_the_index_repeats_the_headers(folder: Path) -> None:

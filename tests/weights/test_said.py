@@ -16,9 +16,10 @@ from metamixer import MetamixerError, build, create_model, list_models
 from metamixer.heads.build import HEADS
 from metamixer.models import load_model
 from metamixer.networks import NETWORKS, save_network
-from metamixer.schemas import ARGUMENTS, made_by, parameters_of
+from metamixer.schemas import ARGUMENTS, parameters_of
 from metamixer.tasks.dense import load_any_model
 from metamixer.weights import save_checkpoint
+from metamixer.weights.load import made_by
 
 SMALL = dict(depths=(1, 1, 1, 1), dims=(4, 4, 8, 8))
 ELSEWHERE = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained", "file", "url")

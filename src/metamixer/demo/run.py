@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -60,7 +59,7 @@ class ModelResult:
         name: ``architecture.tag``.
         classes: how many it knows.
         image_size: side of its input in pixels.
-        accuracy: top-1 on its validation pictures in percent, as its model card says; None where it does not.
+        accuracy: top-1 on its validation pictures in percent, as its card's figures say; None where there are none.
         macs: multiply-accumulates of one picture, transforms included.
         export: the ONNX export and how it compares with PyTorch on the photographs.
         torch, onnx: milliseconds for one picture with one thread, measured in turns with all others.
@@ -191,7 +190,7 @@ def _examine(
         "name": name,
         "classes": len(labels),
         "image_size": report.image_size,
-        "accuracy": card_accuracy(shipped.card),
+        "accuracy": shipped.top1,
         "macs": count_macs(merged, report.image_size),
         "export": report,
         "answers": tuple(answers),
@@ -211,14 +210,6 @@ def _verdict(guesses: tuple[Guess, ...], knows: bool) -> Verdict:
     if guesses[0].right:
         return "right"
     return "in the top 5" if any(guess.right for guess in guesses) else "wrong"
-
-
-def card_accuracy(card: Path) -> float | None:
-    """The first percentage that a model card gives for "top-1"; None where there is no card or no such number."""
-    if not card.is_file():
-        return None
-    found = re.search(r"top-1[^0-9%]{0,60}(\d+(?:\.\d+)?)\s*%", card.read_text(encoding="utf-8"), re.IGNORECASE)
-    return float(found[1]) if found else None
 
 
 def _as_seen(picture: Image.Image, shipped: Embedded) -> Image.Image:

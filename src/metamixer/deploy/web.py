@@ -142,6 +142,7 @@ def _config(model: Path, metadata: Any) -> dict[str, Any]:
         "name": metadata["architecture"],
         "size": size,
         "crop": size / round(size / preprocessing["crop_pct"]),  # what is kept of the shorter side, whole pixels
+        "squash": preprocessing.get("crop_mode") == "squash",
         "classes": json.loads(metadata.get("class_names", "null")),
         "megabytes": round(model.stat().st_size / 1e6, 1),
         "onnxruntime": VERSION,

@@ -27,9 +27,9 @@ from metamixer.heads.ssdlite import SSDLite
 from metamixer.heads.upernet import UPerNet
 from metamixer.models import check_tag, create_model, list_models
 from metamixer.printing import notices
-from metamixer.schemas import ARGUMENTS, made_by, parameters_of, validated, validated_arguments
+from metamixer.schemas import ARGUMENTS, parameters_of, validated, validated_arguments
 from metamixer.weights.checkpoint import Metadata, read_metadata
-from metamixer.weights.load import COUNTERS, check_fit, check_size, read_network
+from metamixer.weights.load import COUNTERS, check_fit, check_size, made_by, read_network
 from metamixer.weights.released_dense import dense_to_our_layout
 from metamixer.weights.timm_weights import timm_weights
 

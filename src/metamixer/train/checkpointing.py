@@ -134,9 +134,11 @@ def _is_like(value: Any, own: Any) -> bool:
         )
     if isinstance(own, list | tuple):
         return isinstance(value, list | tuple) and len(value) == len(own) and all(map(_is_like, value, own))
-    if own is None or isinstance(own, bool | str) or isinstance(value, bool):
-        return value is None or type(value) is type(own)
-    return isinstance(value, int | float) and math.isfinite(value)
+    if own is None:
+        return value is None or isinstance(value, bool)
+    if isinstance(own, float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is type(own)
 
 
 def generators(device: torch.device) -> dict[str, Any]:

@@ -13,9 +13,18 @@ from torch import Tensor
 
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
-from metamixer.schemas import made_by, validated_arguments
+from metamixer.schemas import validated_arguments
 from metamixer.weights.checkpoint import Metadata, read_metadata, save_checkpoint, write_weights
-from metamixer.weights.load import check_size, fits, is_merged, load_into, read_network, read_state, shapes_alone
+from metamixer.weights.load import (
+    check_size,
+    fits,
+    is_merged,
+    load_into,
+    made_by,
+    read_network,
+    read_state,
+    shapes_alone,
+)
 
 # Part of a key that every network of a family has and no other family's.
 _MARKS = {"affnet": ".fuse_maps.", "casvit": ".local_perception.", "ffnet": ".downsample.1.norm."}

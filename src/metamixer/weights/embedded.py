@@ -1,4 +1,6 @@
-"""Weights shipped with the package: ``embedded/ARCHITECTURE.TAG.safetensors``, each with a model card beside it."""
+"""Weights shipped with the package: ``embedded/ARCHITECTURE.TAG.safetensors``, each with a model card beside it, and
+classifiers with ``ARCHITECTURE.TAG.json``, the figures of the card.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from metamixer.data.files import replace_when_done
+from metamixer.data.files import read_regular, replace_when_done
 from metamixer.errors import MetamixerError
+from metamixer.limits import CONFIG_BYTES
 from metamixer.printing import notices
+from metamixer.schemas import FiguresEntries, validated
 from metamixer.weights.checkpoint import Metadata, metadata_from, open_weights, read_metadata
 
 FOLDER = Path(__file__).parent / "embedded"
@@ -24,6 +28,17 @@ class Embedded:
     @property
     def card(self) -> Path:
         return self.path.with_suffix(".md")
+
+    @property
+    def top1(self) -> float | None:
+        """Accuracy on its validation pictures in percent; None where it was not measured.
+
+        Raises MetamixerError for a file of figures that is none.
+        """
+        file = self.path.with_suffix(".json")
+        if not file.exists():
+            return None
+        return validated(FiguresEntries, read_regular(file, CONFIG_BYTES, "figures"), file, json=True).top1
 
 
 def embedded_weights(folder: Path | None = None) -> dict[str, Embedded]:
@@ -52,10 +67,10 @@ def embedded_weights(folder: Path | None = None) -> dict[str, Embedded]:
 
 def _index(folder: Path) -> dict[str, dict[str, str]]:
     """The headers of the folder's weights by ``architecture.tag``, as far as they are repeated in ``index.json``."""
-    try:
-        return json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    file = folder / "index.json"
+    if not file.exists():
         return {}
+    return validated(dict[str, dict[str, str]], read_regular(file, CONFIG_BYTES, "an index"), file, json=True)
 
 
 def write_index(folder: Path = FOLDER) -> None:

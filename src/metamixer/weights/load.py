@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import torch
 from safetensors.torch import load_file
@@ -171,6 +172,22 @@ class _Uninitialised(TorchFunctionMode):
         if initialises and isinstance(tensor, Tensor) and tensor.is_meta:
             return tensor
         return func(*args, **(kwargs or {}))
+
+
+@lru_cache
+def made_by(entry: Callable[..., nn.Module]) -> Callable[..., Any]:
+    """The class of the network that a function registered with timm makes; the function itself where that is unknown.
+
+    Functions of timm say it in their annotation, others make one.
+    """
+    try:
+        made = get_type_hints(entry).get("return")
+        if not isinstance(made, type) or made is nn.Module:
+            with shapes_alone():
+                made = type(entry())
+    except Exception:  # annotations for type checkers alone, and whatever a stranger's function does
+        return entry
+    return made
 
 
 def check_size(build: Callable[[], nn.Module], file: str | Path) -> None:

@@ -77,7 +77,7 @@ async function watch() {
   $("camera").textContent = "Take the picture";
 }
 
-// The centre of the picture, as in training: the shorter side becomes size / crop, the middle of it is kept.
+// The centre of the picture, as in training: the shorter side becomes size / crop, or both do, and the middle is kept.
 async function classify(source) {
   $("problem").textContent = "";
   const whole = await createImageBitmap(source).catch(() => { throw new Error("This file is no picture."); });
@@ -96,8 +96,9 @@ async function classify(source) {
 
 // The middle of a picture at the network's size, by the bicubic filter that training used; browsers' own filters differ.
 function shrink({ width, height, data }) {
-  const size = config.size, scale = Math.min(width, height) * config.crop / size;
-  const columns = taps(width, scale), rows = taps(height, scale);
+  const size = config.size, shorter = Math.min(width, height);
+  const scale = (side) => (config.squash ? side : shorter) * config.crop / size;
+  const columns = taps(width, scale(width)), rows = taps(height, scale(height));
   const narrow = new Float32Array(height * size * 3), small = new ImageData(size, size);
   for (let y = 0; y < height; y++)
     columns.forEach(({ first, weights }, x) => {
