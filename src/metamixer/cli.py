@@ -81,6 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return 1
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = _of_the_machine(error)
+        if sentence is None:
+            raise
+        complain(sentence)
+        return 1
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What the system refused, such as a right or memory, in a sentence; None for anything else."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    said = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
+        return f"there is too little memory ({said.partition('. ')[0][:200]}); smaller pictures or batches take less"
+    return None
 
 
 def _by_flag(error: SettingError, verb: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -55,7 +56,7 @@ def create_model(
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     file: Path | None = None
     if checkpoint is not None:
-        file = Path(checkpoint).expanduser()
+        file = Path(os.path.expanduser(checkpoint))
         metadata = _metadata_of(file)
         if metadata is not None:
             if metadata.architecture != architecture:
@@ -85,8 +86,8 @@ def load_model(spec: str | Path) -> nn.Module:
 
     Raises MetamixerError as :func:`create_model` does, and for a checkpoint that does not tell its architecture.
     """
-    path = Path(spec).expanduser()
-    if path.is_file() or path.suffix in _SUFFIXES or isinstance(spec, Path) or len(path.parts) > 1:
+    path = Path(os.path.expanduser(spec))
+    if os.path.isfile(path) or path.suffix in _SUFFIXES or isinstance(spec, Path) or len(path.parts) > 1:
         return _load_file(path)
     architecture, _, tag = str(spec).partition(".")
     _check_name(architecture, tag)

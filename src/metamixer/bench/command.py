@@ -85,9 +85,9 @@ def _check_files(models: Sequence[str], image_size: int | None, out: Path | None
         if path.suffix not in suffixes:
             *others, last = suffixes
             raise MetamixerError(f"{path}: the file's name must end in {', '.join(others)} or {last}")
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise MetamixerError(f"{path.parent}: no such folder")
-        if path.is_dir():
+        if os.path.isdir(path):
             raise MetamixerError(f"{path} is a folder where a file is to be written")
         if not os.access(path.parent, os.W_OK):
             raise MetamixerError(f"{path.parent} is a folder that cannot be written to")

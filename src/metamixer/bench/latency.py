@@ -194,11 +194,11 @@ def _check(models: Sequence[str], runtimes: Sequence[str], threads: int, batch: 
     if threads > cores:
         raise MetamixerError(f"{threads} threads cannot be timed on the {cores} cores that this process may use")
     for name in models:
-        if not (name in NETWORKS or name in HEADS or timm.is_model(name) or Path(name).is_file()):
+        if not (name in NETWORKS or name in HEADS or timm.is_model(name) or os.path.isfile(name)):
             known = [*timm.list_models(), *NETWORKS, *HEADS]
             hint = _did_you_mean(name, known, "neither metamixer nor timm has it, and there is no such checkpoint")
             raise MetamixerError(f"unknown model {name!r}; {hint}")
-        if timm.is_model(name) and not Path(name).is_file():
+        if timm.is_model(name) and not os.path.isfile(name):
             check_tag(name)
     for runtime in runtimes:
         if runtime not in RUNTIMES:
@@ -218,7 +218,7 @@ def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def _create(name: str) -> nn.Module:
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return load_any_model(name)
     if name in NETWORKS:
         return create_network(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,7 +99,7 @@ class Scenes:
 
     def __init__(self, root: str | Path, classes: int | None = None, layout: Layout = "auto") -> None:
         self.root, self.classes = Path(root), classes
-        if not self.root.exists():
+        if not os.path.lexists(self.root):
             raise MetamixerError(f"{root}: no such file or folder")
         self.layout = _layout_of(self.root) if layout == "auto" else layout
         self._range: dict[str, NDArray] = {}
@@ -109,10 +110,10 @@ class Scenes:
                 raise MetamixerError(f"{self.root}: xyz must be scans × 3 × rows × columns, got {images.shape}")
             self.files = [self.root] * len(images)
         elif self.layout == "pointcept":
-            self.files = sorted(self.root.rglob("*.pth")) if self.root.is_dir() else [self.root]
+            self.files = sorted(self.root.rglob("*.pth")) if os.path.isdir(self.root) else [self.root]
         else:
-            folders = [path.parent for path in self.root.rglob("coord.npy")] if self.root.is_dir() else []
-            archives = list(self.root.rglob("*.npz")) if self.root.is_dir() else [self.root]
+            folders = [path.parent for path in self.root.rglob("coord.npy")] if os.path.isdir(self.root) else []
+            archives = list(self.root.rglob("*.npz")) if os.path.isdir(self.root) else [self.root]
             self.files = sorted([*folders, *archives])
         if not self.files:
             raise MetamixerError(f"{self.root} holds no scenes (sub-folders with coord.npy, .npz or .pth files)")
@@ -212,7 +213,7 @@ def _check_numbers(values: NDArray, what: str) -> None:
 
 
 def _layout_of(root: Path) -> Layout:
-    if root.is_file():
+    if os.path.isfile(root):
         if root.suffix == ".pth":
             return "pointcept"
         return "range" if root.suffix == ".npz" and "xyz" in names_in_npz(root) else "numpy"
@@ -222,7 +223,7 @@ def _layout_of(root: Path) -> Layout:
 def _arrays(path: Path) -> dict[str, NDArray]:
     """Arrays of an ``.npz`` file, or of a folder of ``.npy`` files, by name."""
     wanted = {"coord", "xyz", "remission", *ATTRIBUTES, *_LABELS}
-    if path.is_dir():
+    if os.path.isdir(path):
         return {file.stem: read_npy(file) for file in path.glob("*.npy") if file.stem in wanted}
     return read_npz(path, wanted.__contains__)
 

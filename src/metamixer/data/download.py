@@ -28,7 +28,7 @@ _TITLES = {"sha256": "SHA-256", "md5": "MD5"}
 def cache_folder() -> Path:
     """Where downloads are kept: ``METAMIXER_CACHE``, or ``~/.cache/metamixer``."""
     named = os.environ.get("METAMIXER_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "metamixer"
+    return Path(os.path.expanduser(named)) if named else Path.home() / ".cache" / "metamixer"
 
 
 def download(
@@ -74,7 +74,7 @@ def download(
 
 
 def _is_there(target: Path, size: int | None) -> bool:
-    return target.is_file() and (size is None or target.stat().st_size == size)
+    return os.path.isfile(target) and (size is None or target.stat().st_size == size)
 
 
 @contextmanager

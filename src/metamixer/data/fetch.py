@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ def fetch(name: str, folder: str | Path | None = None, keep_archives: bool = Fal
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PUBLIC_SETS)}"
         raise MetamixerError(f"unknown data set {name!r}; {hint}")
     folder = Path(folder) if folder is not None else Path("data", name)
-    if folder.exists():
-        if not (folder / SOURCE_FILE).is_file():
+    if os.path.lexists(folder):
+        if not os.path.isfile(folder / SOURCE_FILE):
             raise MetamixerError(f"{folder} is there already, and not as `metamixer data fetch` leaves it")
         return Fetched(folder, None, None, was_there=True)
     public = PUBLIC_SETS[name]

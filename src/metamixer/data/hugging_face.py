@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -19,7 +18,7 @@ from metamixer.errors import MetamixerError
 
 def is_saved_data_set(where: str) -> bool:
     """Whether ``where`` is a folder that ``save_to_disk`` wrote."""
-    return any(os.path.isfile(Path(where, name)) for name in ("dataset_dict.json", "state.json"))
+    return any(os.path.isfile(os.path.join(where, name)) for name in ("dataset_dict.json", "state.json"))
 
 
 class HuggingFacePictures(Pictures):

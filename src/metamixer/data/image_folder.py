@@ -12,7 +12,7 @@ from PIL import Image
 
 from metamixer.data.packed import PackedNames
 from metamixer.data.pictures import pictures_below, read_picture
-from metamixer.data.source import SPLIT_NAMES, PictureLoader, Pictures, Split
+from metamixer.data.source import SPLIT_NAMES, PictureLoader, Pictures, Split, require_text
 from metamixer.errors import MetamixerError
 
 __all__ = ["ImageFolder", "PictureLoader", "class_folders", "split_folder", "split_of"]
@@ -70,21 +70,31 @@ class ImageFolder(Pictures):
 
 
 def class_folders(root: str | Path) -> list[str]:
-    """Sorted names of the sub-folders of ``root``, without hidden ones. Raises MetamixerError where it is no folder."""
+    """Sorted names of the sub-folders of ``root``, without hidden ones.
+
+    Raises MetamixerError where it is no folder, and for a name that is no UTF-8 text.
+    """
     try:
-        return sorted(entry.name for entry in Path(root).iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return require_text(
+            sorted(
+                entry.name for entry in Path(root).iterdir() if os.path.isdir(entry) and not entry.name.startswith(".")
+            ),
+            str(root),
+        )
     except FileNotFoundError:
         raise MetamixerError(f"{root}: no such folder") from None
     except NotADirectoryError:
         raise MetamixerError(f"{root} is a file where a folder is needed") from None
     except OSError as error:
         raise MetamixerError(f"{root} cannot be read ({error.strerror or error})") from None
+    except ValueError:  # zeros, and what the file system's encoding has not got
+        raise MetamixerError(f"{root} cannot be read (no folder can have such a name)") from None
 
 
 def split_of(root: str | Path, names: tuple[str, ...]) -> Path | None:
     """The first sub-folder of ``root`` among ``names`` that holds class folders, such as one of ``("val", "test")``."""
     folders = (Path(root, name) for name in names)
-    return next((folder for folder in folders if folder.is_dir() and class_folders(folder)), None)
+    return next((folder for folder in folders if os.path.isdir(folder) and class_folders(folder)), None)
 
 
 def split_folder(root: str | Path, split: Split) -> Path:

@@ -115,7 +115,7 @@ def _small_ones(root: Path, large: list[Path], folder: Path, scale: int) -> list
     """The small picture of every large one: by its place below the folder, else by its name alone."""
     by_place, by_name = defaultdict(list), defaultdict(list)
     for path in _pictures(folder):
-        by_place[path.relative_to(folder if folder.is_dir() else folder.parent).with_suffix("")].append(path)
+        by_place[path.relative_to(folder if os.path.isdir(folder) else folder.parent).with_suffix("")].append(path)
         by_name[path.stem].append(path)
     large_of: dict[Path, Path] = {}
     for path in large:

@@ -26,7 +26,7 @@ from metamixer.data.files import make_folder, open_regular, read_text
 from metamixer.data.formats import parse_json
 from metamixer.data.packed import PackedNames
 from metamixer.data.pictures import EXTENSIONS, decode_picture
-from metamixer.data.source import SPLIT_NAMES, Pictures, Split
+from metamixer.data.source import SPLIT_NAMES, Pictures, Split, require_text
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANY_BYTES, LABEL_BYTES, MOST_CLASSES, NAMES_BYTES, PICTURE_BYTES, SHARDS
 from metamixer.printing import notices
@@ -98,7 +98,7 @@ def find_shards(where: str, split: Split | None) -> list[str]:
             raise MetamixerError(f"{where} must have {{split}} where its shards' names say 'train' or 'val'")
         return expand_ranges(where.replace("{split}", split or ""))
     root = Path(where)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return []
     if split is None:
         return sorted(str(path) for path in root.glob("*.tar"))
@@ -147,7 +147,7 @@ def number_classes(
         if wrong is not None:
             raise MetamixerError(f"{where} holds class {wrong}, where {len(names)} classes from 0 are known")
         return names, array("i", indices)
-    names = sorted({str(label) for label in labels}) if classes is None else list(classes)
+    names = require_text(sorted({str(label) for label in labels}), where) if classes is None else list(classes)
     index = {name: i for i, name in enumerate(names)}
     unknown = next((str(label) for label in labels if str(label) not in index), None)
     if unknown is not None:
@@ -252,11 +252,11 @@ def _local(shard: str) -> Path:
 
 def _copy(address: str, target: Path) -> Path:
     """``address``, read through fsspec, as ``target``; a copy that broke off is gone on with."""
-    if not target.is_file():
+    if not os.path.isfile(target):
         make_folder(target.parent)
         try:
             with one_process(target):
-                if not target.is_file():  # while this one waited
+                if not os.path.isfile(target):  # while this one waited
                     notices.warning("fetching %s", address)
                     _copy_now(address, target)
         except OSError as error:  # those of the service were caught where they arose

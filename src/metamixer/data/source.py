@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from metamixer.data.reading import Reader
 from metamixer.errors import MetamixerError
+from metamixer.printing import as_utf8
 
 Split = Literal["train", "val"]
 BadPictures = Literal["raise", "skip", "check"]
@@ -191,7 +192,7 @@ def _opened(where: str, split: Split | None, classes: Sequence[str] | None) -> P
     names: tuple[str, ...] = ()
     if shards:
         pictures = ShardPictures(shards, classes)
-        if Path(where).is_dir():
+        if os.path.isdir(where):
             names = Path(shards[0]).name, Path(shards[0]).parent.name
     else:
         folder = Path(where) if split is None else split_folder(where, split)
@@ -217,6 +218,14 @@ def _fetched_with_test_part_as_val(where: str) -> bool:
         return json.loads(read_text(Path(where, SOURCE_FILE))).get("val_is_test") is True
     except (MetamixerError, ValueError, AttributeError, RecursionError):
         return False
+
+
+def require_text(classes: list[str], where: str) -> list[str]:
+    """The names of classes. Raises MetamixerError for one that no file of text could hold."""
+    for name in classes:
+        if as_utf8(name) != name:
+            raise MetamixerError(f"{where}: the name of the class {as_utf8(name)!r} is no UTF-8 text; rename it")
+    return classes
 
 
 def default_workers() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -324,7 +325,7 @@ def count_parameters(model: nn.Module) -> int:
 def _load(model: str | Path, name: str | None = None) -> tuple[nn.Module, str]:
     """A model by name or checkpoint, and what to call it."""
     loaded = load_any_model(model)
-    return loaded, name or (model_name(loaded) if Path(model).is_file() else str(model))
+    return loaded, name or (model_name(loaded) if os.path.isfile(model) else str(model))
 
 
 def _maps_of(model: nn.Module, name: str, options: Options) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,12 +39,12 @@ def pictures_in(folder: str | Path, most: int) -> list[Path]:
     aside).
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise MetamixerError(f"{folder}: no such folder")
     found = pictures_below(folder)
     if not found:
         raise MetamixerError(f"{folder} holds no pictures")
-    strangers = {f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".")} - set(found)
+    strangers = {f for f in folder.rglob("*") if os.path.isfile(f) and not f.name.startswith(".")} - set(found)
     if strangers:
         raise MetamixerError(f"{min(strangers)} is no picture; a folder of pictures to check on should hold them alone")
     step = max(1.0, len(found) / most)
@@ -111,5 +112,5 @@ def _installed() -> Iterator[Path]:
     for package, file in _PHOTOGRAPHS:
         spec = find_spec(package)  # without importing the package, which takes long
         path = Path(spec.origin).parent / file if spec is not None and spec.origin else None
-        if path is not None and path.is_file():
+        if path is not None and os.path.isfile(path):
             yield path

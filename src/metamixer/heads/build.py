@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -94,7 +95,7 @@ def build(
         raise MetamixerError(f"unknown head {head!r}; {hint}")
     known = HEADS[head]
     backbone_kwargs = dict(backbone_kwargs or {})
-    file = None if checkpoint is None else Path(checkpoint).expanduser()
+    file = None if checkpoint is None else Path(os.path.expanduser(checkpoint))
     metadata = _metadata_of(file, head)
     if metadata is not None:
         held, said, inner = _checked_arguments(cast(Path, file), known, metadata)

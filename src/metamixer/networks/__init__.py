@@ -6,6 +6,7 @@ They are created by name as the backbones are, but timm does not know them: its 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
@@ -67,7 +68,7 @@ def create_network(name: str, checkpoint: str | Path | None = None, **kwargs: An
     fit.
     """
     builder = NETWORKS[name]
-    file = None if checkpoint is None else Path(checkpoint).expanduser()
+    file = None if checkpoint is None else Path(os.path.expanduser(checkpoint))
     written = None if file is None else _written(file, name)
     if written is not None:
         kwargs = written.arguments | kwargs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def load_dense_model(path: str | Path) -> DenseModel | None:
 
     Raises MetamixerError for a safetensors file that cannot be read.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".safetensors":
         return None
     metadata = read_metadata(path)
@@ -144,7 +145,7 @@ def predict_video(
     """
     sv = import_supervision()
     video, out = Path(video), Path(out)
-    if not video.is_file():
+    if not os.path.isfile(video):
         raise MetamixerError(f"{video}: no such file")
     make_folder(out.parent)
     try:

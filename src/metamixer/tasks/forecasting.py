@@ -32,6 +32,7 @@ from metamixer.errors import MetamixerError
 from metamixer.limits import Count, CountOrNone, Depth, ShareBelowOne, Width, check_settings
 from metamixer.networks import FFNetTSF, about, create_network, save_network
 from metamixer.ops.allocator import keep_freed_memory
+from metamixer.printing import as_utf8
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.figure_picture import figure_picture
 from metamixer.tasks.sharing import in_order, shared
@@ -352,7 +353,7 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Times and values by column, ready for JSON."""
         return {
-            "source": self.source,
+            "source": self.source and as_utf8(self.source),
             "times": [_written(time, "T") for time in self.times],
             "values": {name: self.values[:, i].tolist() for i, name in enumerate(self.columns)},
         }

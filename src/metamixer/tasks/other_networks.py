@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -128,7 +129,7 @@ def predict_files(
     if out is None:
         raise MetamixerError("enlarged pictures, forecasts and labels need a folder: name it with --out")
     check_settings(network, views=views, time_column=time_column)
-    if out.is_file():
+    if os.path.isfile(out):
         raise MetamixerError(f"{out} is a file where a folder is needed")
     files = _files(network, paths)
     said: list[dict[str, Any]] = []

@@ -31,6 +31,7 @@ from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
 from metamixer.limits import Count, Points, Positive, Share, ShareAboveZero, ShareBelowOne, check_settings
 from metamixer.networks import FFNetPoints, about, create_network, save_network
+from metamixer.printing import as_utf8
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.figure_picture import figure_picture
 from metamixer.tasks.sharing import shared
@@ -348,7 +349,7 @@ class LabelledCloud:
         """Points by class, and mIoU where the truth is known, ready for JSON."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         said: dict[str, Any] = {
-            "source": self.cloud.name,
+            "source": as_utf8(self.cloud.name),
             "points": {name: int(count) for name, count in zip(self.classes, counts, strict=True) if count},
         }
         if self.cloud.segment is not None and (self.cloud.segment != IGNORED).any():

@@ -21,7 +21,7 @@ from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
 from metamixer.limits import Count, Share, Side, checked, require_memory_for_pictures
 from metamixer.models import class_names
-from metamixer.printing import Table, complain
+from metamixer.printing import Table, as_utf8, complain
 from metamixer.tasks import other_networks
 from metamixer.tasks.classification import default_device
 from metamixer.tasks.dense import SURE, load_any_model, predict_dense, predict_files
@@ -50,7 +50,7 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """All but the picture, ready for JSON."""
         return {
-            "source": self.source,
+            "source": self.source and as_utf8(self.source),
             "labels": list(self.labels),
             "scores": list(self.scores),
             "indices": list(self.indices),

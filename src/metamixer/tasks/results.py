@@ -14,6 +14,7 @@ from metamixer.data.annotations.class_maps import VOID
 from metamixer.data.annotations.shapes import code_to_json, fault_of_mask, to_code, to_masks
 from metamixer.data.files import replace_when_done
 from metamixer.errors import MetamixerError
+from metamixer.printing import as_utf8
 
 if TYPE_CHECKING:
     import supervision
@@ -120,7 +121,11 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pixels, ready for JSON."""
-        said: dict[str, Any] = {"source": self.source, "height": self.size[0], "width": self.size[1]}
+        said: dict[str, Any] = {
+            "source": self.source and as_utf8(self.source),
+            "height": self.size[0],
+            "width": self.size[1],
+        }
         if self.class_map is not None:
             return said | {"shares": self.shares()}
         objects = zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
 from metamixer.limits import Count, Depth, Factor, NotNegative, Side, Width, check_settings
 from metamixer.networks import FFNetSR, create_network, save_network, upscale
+from metamixer.printing import as_utf8
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.sharing import in_order, shared
 from metamixer.tasks.task import Task, require
@@ -75,7 +77,7 @@ class SuperResolution(Task):
     def open(self) -> None:
         root, validation = Path(self.data), self.validation
         if validation is None:
-            if not (root / "train").is_dir() or not (root / "val").is_dir():
+            if not os.path.isdir(root / "train") or not os.path.isdir(root / "val"):
                 raise MetamixerError(
                     f"{root} needs the folders 'train' and 'val', or another folder of pictures as validation"
                 )
@@ -289,7 +291,11 @@ class Enlargement:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pictures, ready for JSON."""
-        return {"source": self.source, "from": list(self.original.size), "to": list(self.picture.size)}
+        return {
+            "source": self.source and as_utf8(self.source),
+            "from": list(self.original.size),
+            "to": list(self.picture.size),
+        }
 
     def draw(self) -> Image.Image:
         """The middle of the picture, at most 480 pixels each way: its pixels repeated, bicubic, and the network."""

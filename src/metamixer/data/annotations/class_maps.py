@@ -31,7 +31,7 @@ def locate(root: Path, split: Sequence[str]) -> tuple[Path, Path, list[str] | No
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         for name in split:
             listed = base / "ImageSets" / "Segmentation" / f"{name}.txt"
-            if os.path.lexists(listed) and (base / "SegmentationClass").is_dir():
+            if os.path.lexists(listed) and os.path.isdir(base / "SegmentationClass"):
                 names = [line.split()[0] for line in read_lines(listed, LIST_BYTES, "a list of pictures")]
                 return base / "JPEGImages", base / "SegmentationClass", names
     tried: list[tuple[Path, Path]] = []
@@ -42,7 +42,7 @@ def locate(root: Path, split: Sequence[str]) -> tuple[Path, Path, list[str] | No
     if not split:
         tried += [(root / one, root / other) for one in PICTURES for other in MAPS]
     for pictures, maps in tried:
-        if pictures.is_dir() and maps.is_dir() and pictures_below(pictures) and pictures_below(maps):
+        if os.path.isdir(pictures) and os.path.isdir(maps) and pictures_below(pictures) and pictures_below(maps):
             return pictures, maps, None
     return None
 

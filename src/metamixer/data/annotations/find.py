@@ -211,7 +211,7 @@ def find_formats(root: Path) -> list[Layout]:
         found.append("coco")
     if _voc_files(root, None):
         found.append("voc")
-    if _yaml_file(root) or ((root / "classes.txt").is_file() and any(root.rglob("labels/**/*.txt"))):
+    if _yaml_file(root) or (os.path.isfile(root / "classes.txt") and any(root.rglob("labels/**/*.txt"))):
         found.append("yolo")
     return found
 
@@ -223,7 +223,7 @@ def _folder_and_format(root: str | Path, format: Format) -> tuple[Path, Layout]:
 
 def _folder(root: str | Path) -> Path:
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise MetamixerError(f"{root}: no such folder")
     return root
 
@@ -285,7 +285,9 @@ def _share(items: list[Any], split: str, root: Path) -> list[Any]:
 
 def _coco_files(root: Path) -> list[Path]:
     folders = [root, root / "annotations", *(root / name for names in SPLITS.values() for name in names)]
-    found = [file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.json")) if file.is_file()]
+    found = [
+        file for folder in dict.fromkeys(folders) for file in sorted(folder.glob("*.json")) if os.path.isfile(file)
+    ]
     return [file for file in found if not file.name.startswith(_OTHER_JSON) and _mentions(file, b'"images"')]
 
 
@@ -321,7 +323,7 @@ def _picture_folders(root: Path, file: Path) -> list[Path]:
     names = [word.group(0), word.group(1)] if word else []
     names += [name for split in SPLITS.values() for name in split]
     folders = [file.parent, root, root / "images", *(base / name for name in names for base in (root, root / "images"))]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
 
 
 # VOC
@@ -354,7 +356,7 @@ def _voc_pictures(root: Path, files: Sequence[Path]) -> list[Path]:
     folders = [base / name for base in _voc_bases(root) for name in ("JPEGImages", "images", ".")]
     folders += [file.parent for file in files]
     folders += [file.parent.parent / "images" for file in files]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [root]
+    return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)] or [root]
 
 
 # YOLO
@@ -376,7 +378,7 @@ def _yolo_classes(root: Path) -> list[str]:
 
 def _yolo_pictures(root: Path, names: Sequence[str] | None) -> list[Path]:
     if names is None:
-        return pictures_below(root / "images") if (root / "images").is_dir() else []
+        return pictures_below(root / "images") if os.path.isdir(root / "images") else []
     file = _yaml_file(root)
     content = read_data_file(file) if file else {}
     base = root / str(content.get("path") or ".")
@@ -387,7 +389,7 @@ def _yolo_pictures(root: Path, names: Sequence[str] | None) -> list[Path]:
             except ValueError:
                 raise MetamixerError(f"{file} states {name}: {stated}, where there are no pictures") from None
         for place in (root / "images" / name, root / name / "images", root / name):
-            if place.is_dir() and (found := pictures_below(place)):
+            if os.path.isdir(place) and (found := pictures_below(place)):
                 return found
     return []
 
@@ -400,9 +402,9 @@ def _yolo_place(stated: Any, base: Path, root: Path) -> list[Path]:
     """The pictures in a folder, or of a list of them. Raises ValueError where there is no such thing."""
     inside = re.sub(r"^(\.\./)+", "", str(stated))  # some tools write paths as seen from another folder
     for place in (base / inside, root / inside, base / str(stated)):
-        if place.suffix == ".txt" and place.is_file():
+        if place.suffix == ".txt" and os.path.isfile(place):
             lines = read_lines(place, LIST_BYTES, "a list of pictures")
             return [file if (file := Path(line)).is_absolute() else place.parent / file for line in lines]
-        if place.is_dir() and (found := pictures_below(place)):
+        if os.path.isdir(place) and (found := pictures_below(place)):
             return found
     raise ValueError(stated)
