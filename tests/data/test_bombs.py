@@ -319,7 +319,7 @@ def test_labels_of_shards(label: bytes, kind: str, message: str, tmp_path: Path)
 def test_class_numbers_of_other_sources() -> None:
     with refused("holds class 4000000000"):
         number_classes([0, 4_000_000_000], None, "the set")
-    assert number_classes([], None, "the set") == ([], [])
+    assert list(number_classes([], None, "the set")[1]) == []
 
 
 @pytest.mark.parametrize(
