@@ -51,7 +51,7 @@ def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_learns_and_writes_its_files(best: Path, data: Path) -> None:
     names = {"best.safetensors", "last.safetensors", "config.json", "environment.json", "metrics.csv"}
     names |= {"checkpoints", "tensorboard"}
-    assert {path.name for path in best.parent.iterdir()} == names
+    assert {path.name for path in best.parent.iterdir() if not path.name.startswith(".")} == names
     config = json.loads((best.parent / "config.json").read_text())
     assert (config["model"], config["epochs"], config["data"]) == ("casvit_nano", 2, str(data))
     header, *rows = [line.split(",") for line in (best.parent / "metrics.csv").read_text().splitlines()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,23 @@ def test_memory_is_asked_for_before_it_is_taken(monkeypatch: pytest.MonkeyPatch)
         limits.require_memory_for_pictures(128, 4096, 8, at_once=128)
     monkeypatch.setattr(limits, "available_memory", lambda: None)
     limits.require_memory(10**18, "what is not known")
+
+
+def test_the_page_states_the_bounds() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    stated = re.findall(r"^\| ([^|]+) \| (\d+) (GiB|MiB) \|$", page, re.MULTILINE)
+    found = {what: int(count) * (limits.GIB if unit == "GiB" else limits.MIB) for what, count, unit in stated}
+    assert found == {
+        "a picture": limits.PICTURE_BYTES,
+        "annotations of a whole set (JSON)": limits.ANNOTATION_BYTES,
+        "annotations of one picture (XML, text)": limits.LABEL_BYTES,
+        "a list of pictures": limits.LIST_BYTES,
+        "names of classes": limits.NAMES_BYTES,
+        "YAML": limits.YAML_BYTES,
+        "a table (CSV, unpacked)": limits.TABLE_BYTES,
+        "a point cloud": limits.CLOUD_BYTES,
+        "a checkpoint": limits.CHECKPOINT_BYTES,
+    }
+    assert f"class numbers from {limits.MOST_CLASSES:,} on" in page
+    assert f"more than {limits.SHARDS:,} shards" in page
+    assert f"more than {limits.NESTING} levels" in page
