@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from metamixer.errors import MetamixerError, SettingError
 from metamixer.printing import complain, note, say
@@ -79,10 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        _give_up_stdout()
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
         sentence = _of_the_machine(error)
+        if isinstance(error, OSError) and not _can_be_written(sys.stdout):
+            _give_up_stdout()
+            sentence = f"standard output cannot be written ({error.strerror or error})"
         if sentence is None:
             raise
         complain(sentence)
@@ -97,6 +100,20 @@ def _of_the_machine(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
         return f"there is too little memory ({said.partition('. ')[0][:200]}); smaller pictures or batches take less"
     return None
+
+
+def _give_up_stdout() -> None:
+    """What has not been written is not wanted any more; else the flush at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _can_be_written(stream: TextIO) -> bool:
+    """Whether what was printed has arrived where the stream leads to, such as a file on a disk that is full."""
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _by_flag(error: SettingError, verb: str) -> str:

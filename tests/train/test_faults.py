@@ -203,6 +203,24 @@ def test_the_steps_before_an_unreadable_sample_are_saved(
     compare.assert_same_run(folder(config), tmp_path / "peace")
 
 
+class OutOfSharedMemory(Classification):
+    """What PyTorch raises in a worker where ``/dev/shm`` is full, as it is soon in containers."""
+
+    def sample(self, index: int, size: int | None) -> Any:
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError(
+                "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+            )
+        return super().sample(index, size)
+
+
+@pytest.mark.promise("faults", "too little shared memory for the reading workers is one sentence")
+def test_too_little_shared_memory(config: mm.TrainConfig) -> None:
+    task = OutOfSharedMemory(config.task.model, config.task.data, image_size=32)  # type: ignore[attr-defined]
+    with pytest.raises(mm.MetamixerError, match=r"^a process that reads samples found no room in shared memory; give"):
+        mm.train(replace(config, task=task, workers=1))
+
+
 # --- Numbers that are none -------------------------------------------------------------------------------------------
 
 
@@ -463,6 +481,21 @@ def test_a_disk_that_fills_up(config: mm.TrainConfig, small_disk: Any, tmp_path:
     assert not list(folder(config).rglob("*.part"))
     mm.train(replace(config, resume="auto"))
     compare.assert_same_run(folder(config), tmp_path / "peace")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.promise("faults", "output that goes to a full disk is one sentence, and a training's steps are saved")
+def test_output_that_goes_to_a_full_disk(
+    config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"--data {config.task.data} --image-size 32 --batch-size 8 --workers 0 --out {config.out}"  # type: ignore[attr-defined]
+    train = ["train", "metaformer_nano", *flags.split(), "--model-args", *config.task.model_args]  # type: ignore[attr-defined]
+    for command in (["models"], ["--help"], train):
+        with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert main(command) == 1
+        assert capsys.readouterr().err == "metamixer: standard output cannot be written (No space left on device)\n"
+    assert steps_saved(config) == [6]
 
 
 @pytest.mark.promise("faults", "a disk that is full when TensorBoard's events are due is one sentence")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import timm  # noqa: F401  before any module here is half imported: it has all families imported
+
 # Class → module, imported on first use: a family that cannot be loaded does not take the others with it.
 _CLASSES = {"AFFNet": "affnet", "CASViT": "casvit", "DSMNet": "dsm", "FFNet": "ffnet", "MetaFormer": "metaformer"}
 __all__ = ["AFFNet", "CASViT", "DSMNet", "FFNet", "MetaFormer"]

@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from metamixer.errors import MetamixerError
 
 _OURS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT") if hasattr(signal, name))
+_MORE_SHARED_MEMORY = "give /dev/shm more, or ask for fewer --workers (0 needs none)"
 _LIKELY = {
     "SIGKILL": "which is how systems end processes when memory is short; fewer --workers or a smaller batch need less",
-    "SIGBUS": "which is how shared memory ends when it is full; give /dev/shm more, or ask for fewer --workers",
+    "SIGBUS": f"which is how shared memory ends when it is full; {_MORE_SHARED_MEMORY}",
 }
 
 
@@ -65,10 +66,13 @@ class Reader(DataLoader[Any]):
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                dead = _dead(workers)
-                if not dead:
-                    raise
-                raise ReadingEndedError(_epitaph(dead)) from error
+                if dead := _dead(workers):
+                    raise ReadingEndedError(_epitaph(dead)) from error
+                if workers and "shared memory" in str(error):  # its own words, in a worker's traceback
+                    raise ReadingEndedError(
+                        f"a process that reads samples found no room in shared memory; {_MORE_SHARED_MEMORY}"
+                    ) from error
+                raise
             if isinstance(batch, MetamixerError):
                 raise batch
             yield batch

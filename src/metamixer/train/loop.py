@@ -138,6 +138,7 @@ def finish_epoch(run: Run, watch: Watch) -> None:
     with all_or_none():
         watch.records.epoch(at.step, at.rows)
     run.save()
+    watch.records.tell(at.rows[-1])
     watch.agree()
     if watch.wants_to_end:
         watch.end_if_asked()

@@ -76,9 +76,13 @@ class Records:
         """An epoch is done; the last row is its own."""
         if not self.active:
             return
-        self.bar.say("  ".join(f"{name} {value:.5g}" for name, value in rows[-1].items()))
         write_metrics(self.folder / "metrics.csv", rows)
         self._log({f"epoch/{name}": value for name, value in rows[-1].items()}, step)
+
+    def tell(self, row: Row) -> None:
+        """Print an epoch's metrics; the last of what it does, as the place that this goes to may be full."""
+        if self.active:
+            self.bar.say("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
     def notes(self, sentences: Sequence[str]) -> None:
         """What the task has to say at the end."""
