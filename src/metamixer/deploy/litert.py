@@ -48,13 +48,14 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     if settings.weights != "int8":  # dilated depthwise convolutions in integers crash LiteRT's interpreter
         model = split_wide_depthwise(model)
     keep_matrices(model, example)
-    converted = litert_torch.convert(model, (example,))
+    # Not the converter's own writing of files, which ends the process where the disk is full.
+    content = litert_torch.convert(model, (example,)).model_content()
     if settings.weights == "fp32":
-        converted.export(str(path))
+        path.write_bytes(content)
         return "LiteRT flatbuffer"
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         floats = Path(folder, "float32.tflite")
-        converted.export(str(floats))
+        floats.write_bytes(content)
         _quantise(floats, path, settings)
     return "LiteRT flatbuffer"
 

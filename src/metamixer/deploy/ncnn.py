@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import tempfile
@@ -47,7 +48,10 @@ def write(model: nn.Module, example: Tensor, path: Path, settings: Settings = PL
     path.mkdir()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
         # A trace of the module itself would compute shapes inside the graph; the captured graph has them as numbers.
-        torch.jit.trace(capture(model, example).module(), example, check_trace=False).save(f"{folder}/model.pt")
+        traced = torch.jit.trace(capture(model, example).module(), example, check_trace=False)
+        content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
+        torch.jit.save(traced, content)
+        Path(folder, "model.pt").write_bytes(content.getbuffer())
         shape = ",".join(map(str, example.shape))
         command = [
             pnnx.EXEC_PATH,

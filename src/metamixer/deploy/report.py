@@ -139,8 +139,9 @@ class ExportReport:
         checked_sizes: sides of the inputs on which it was compared; of a range, at ``image_size`` on all pictures,
             at the others on eight or fewer.
         max_abs_difference: largest difference of an output from merged PyTorch in float32; NaN where it could not run.
-        max_relative_difference: the same, as a share of that output's largest magnitude. Where boxes are chosen inside
-            the graph, both are those of the scores.
+        max_relative_difference: the largest difference as a share of that output's largest magnitude in the same
+            picture, and map where it has such (:func:`agreement`). Where boxes are chosen inside the graph, both are
+            those of the scores.
         top1_agreement: share of pictures with the same first class, 0 to 1, of a range of sizes the worst of them; NaN
             where it could not run, or names none.
         parameters_before: parameters of the trained model.
