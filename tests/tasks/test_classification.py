@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -222,3 +224,12 @@ def test_teachers_that_do_not_fit(teacher_file: Path) -> None:
         load_teacher("resnet_18")
     with pytest.raises(mm.MetamixerError, match="no such file"):
         load_teacher("missing/teacher.safetensors")
+    with safe_open(teacher_file, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(teacher_file)
+    state["head.fc.bias"][1] = float("nan")
+    save_file(state, teacher_file, metadata)
+    with pytest.raises(
+        mm.MetamixerError, match=r"the teacher .* hold values that are not finite, first in head.fc.bias"
+    ):
+        Teacher(str(teacher_file), classes=3)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
+from metamixer.finite import check_weights
 from metamixer.models import check_tag, list_models, load_model
 from metamixer.weights.timm_weights import timm_weights
 
@@ -28,7 +29,8 @@ class Teacher:
         size: side in pixels of what the teacher sees; None for the student's pictures as they are, or for the
             teacher's own size where it takes no other.
 
-    Raises MetamixerError for an unknown name, weights that cannot be had, and another number of classes.
+    Raises MetamixerError for an unknown name, weights that cannot be had or are not finite, and another number of
+    classes.
     """
 
     def __init__(self, name: str, classes: int, size: int | None = None) -> None:
@@ -36,6 +38,7 @@ class Teacher:
         cfg: Any = self.model.pretrained_cfg
         if self.model.num_classes != classes:
             raise MetamixerError(f"the teacher {name} knows {self.model.num_classes} classes, the data has {classes}")
+        check_weights(self.model, f"the teacher {name}")  # the likeliest of classes that are NaN would be the first one
         self.preprocessing = Preprocessing.of(cfg)
         own_size = self.preprocessing.image_size if cfg.get("fixed_input_size") else None
         self.size = size or own_size
