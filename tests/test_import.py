@@ -118,3 +118,12 @@ def test_public_names_exist(name: str) -> None:
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="module 'metamixer' has no attribute 'predct'"):
         _ = mm.predct
+
+
+@pytest.mark.parametrize("first", ["metamixer.backbones.base", "metamixer.tasks.classification"])
+def test_whatever_is_imported_first_all_families_are_known(first: str) -> None:
+    script = f"import {first}, metamixer; print(*metamixer.list_models())"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"affnet_nano", "casvit_nano", "dsm_nano", "ffnet_nano", "metaformer_nano"} <= set(done.stdout.split())
+    assert not done.stderr

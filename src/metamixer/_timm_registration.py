@@ -58,7 +58,15 @@ def _unhook() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _TimmFinder)]
 
 
+_postponed = False
+
+
 def _register() -> None:
+    global _postponed
+    base = sys.modules.get("metamixer.backbones.base")
+    if base is not None and not hasattr(base, "LOADED"):  # it imports timm just now
+        _postponed = True
+        return
     for family in _FAMILIES:
         try:
             import_module(f"metamixer.backbones.{family}")
@@ -71,6 +79,14 @@ def _register() -> None:
                 type(error).__name__,
                 error,
             )
+
+
+def register_if_postponed() -> None:
+    """Called by ``backbones/base.py`` once it is whole."""
+    global _postponed
+    if _postponed:
+        _postponed = False
+        _register()
 
 
 def register_with_timm() -> None:

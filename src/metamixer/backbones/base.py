@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from typing_extensions import Self
 
+from metamixer._timm_registration import register_if_postponed
 from metamixer.errors import MetamixerError
 from metamixer.mixers.conv_norm import ParallelDepthwise, affine_of
 from metamixer.mixers.framework import MetaMixer
@@ -445,3 +446,7 @@ def pretrained_cfg(
         "origin_url": origin_url,
         **changes,
     }
+
+
+LOADED = True
+register_if_postponed()
