@@ -19,7 +19,9 @@ Arrays = Mapping[str, np.ndarray]
 
 LOSS = 1e-5  # of a loss's value: float32, summed in another order
 VALUE = 1e-4  # of the largest magnitude of a map or target
-GRADIENT = 5e-3  # the same: a ReLU whose input lies within rounding of 0 is open on one processor and shut on another
+# The same, for gradients: a ReLU whose input lies within rounding of 0 is open on one processor and shut on another,
+# which a weight hardly feels, but the place on a map that it looks at does.
+GRADIENT, UNTOUCHED = 5e-3, 0.98
 
 BACKGROUND, IGNORED = -1, -2
 NAMES = {
@@ -92,7 +94,7 @@ def _check_gradients(ours: Any, arrays: Arrays) -> None:
     for i, one in enumerate(ours.maps):
         gradient = torch.zeros_like(one) if one.grad is None else one.grad
         if f"grad_map{i}" in arrays:
-            _close(gradient, arrays[f"grad_map{i}"], f"gradient of map {i}", GRADIENT)
+            _close(gradient, arrays[f"grad_map{i}"], f"gradient of map {i}", GRADIENT, share=UNTOUCHED)
             _close(gradient.norm(), arrays[f"grad_map{i}_norm"], f"norm of the gradient of map {i}", GRADIENT)
         else:
             assert not gradient.any(), f"the framework has no gradient of map {i}"
@@ -231,9 +233,16 @@ def _equal(found: Tensor, stored: np.ndarray, what: str) -> None:
     assert np.array_equal(found.numpy(), stored), what
 
 
-def _close(found: Tensor, stored: np.ndarray, what: str, tolerance: float = VALUE, least: float = 1e-6) -> None:
-    """Within this share of the largest magnitude, which counts as ``least`` or more."""
-    difference = reference.difference(found, stored, least)
+def _close(
+    found: Tensor,
+    stored: np.ndarray,
+    what: str,
+    tolerance: float = VALUE,
+    least: float = 1e-6,
+    share: float = 1.0,
+) -> None:
+    """Within this part of the largest magnitude (``least`` or more), for this share of the entries."""
+    difference = reference.difference(found, stored, least, share)
     assert difference <= tolerance, f"{what}: {difference:.1e}"
 
 
@@ -244,9 +253,10 @@ def _mostly_equal(found: Tensor, stored: np.ndarray, what: str) -> None:
 
 
 def _same_rows(found: Tensor, stored: np.ndarray, what: str) -> None:
-    """Rows agree, but for their order."""
-    assert found.shape == stored.shape, what
+    """Rows agree, but for their order, and for one in a hundred: a box that overlaps a better one by just the threshold
+    is kept or not, as its place is rounded."""
+    assert abs(len(found) - len(stored)) <= 0.01 * len(stored), what
     apart = np.abs(found.numpy()[:, None] - stored[None]) <= VALUE * np.abs(stored).max(axis=0)
     fits = apart.all(axis=2)
-    assert fits.any(axis=0).all(), what
-    assert fits.any(axis=1).all(), what
+    assert fits.any(axis=0).mean() >= 0.99, what
+    assert fits.any(axis=1).mean() >= 0.99, what

@@ -72,12 +72,14 @@ def deterministic_sampling() -> Iterator[None]:
         torch.randperm = own
 
 
-def difference(found: Tensor | np.ndarray, stored: np.ndarray, least: float = 1e-6) -> float:
-    """Largest difference as a share of the reference's largest magnitude, ``least`` or more; infinite for another shape
-    and where something is not finite."""
+def difference(found: Tensor | np.ndarray, stored: np.ndarray, least: float = 1e-6, share: float = 1.0) -> float:
+    """Largest difference among the best ``share`` of the entries, over the reference's largest magnitude (``least`` or
+    more); infinite for another shape and where something is not finite."""
     found = np.asarray(found.detach() if isinstance(found, Tensor) else found, np.float64)
     if found.size > WHOLE and stored.shape == (SAMPLES,):
         found = found.ravel()[np.linspace(0, found.size - 1, SAMPLES).round().astype(int)]
     if found.shape != stored.shape or not np.isfinite(found).all():
         return float("inf")
-    return float(np.abs(found - stored).max() / max(np.abs(stored).max(), least)) if stored.size else 0.0
+    if not stored.size:
+        return 0.0
+    return float(np.quantile(np.abs(found - stored), share, method="higher") / max(np.abs(stored).max(), least))
