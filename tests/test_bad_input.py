@@ -339,6 +339,25 @@ def test_what_the_machine_refuses(
     assert shown_error.count("\n") == 1
 
 
+@pytest.mark.promise("bad input", "arguments of networks on the command line keep to the ranges that files keep to")
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("depths=(1000000,2,2,2)", "model_args: depths must be a whole number from 0 to"),
+        (f"depths=({'9' * 5000},2,2,2)", "model_args: depths"),
+        ("dims=(1e9,)", "model_args: dims"),
+        ("global_pool=nothing", "model_args: global_pool cannot be 'nothing'"),
+        ("x=" + "(" * 10_000, "casvit_nano refuses its arguments"),
+    ],
+    ids=["blocks", "digits", "channels", "words", "brackets"],
+)
+def test_arguments_of_networks(argument: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*train(class_folders(tmp_path / "d"), tmp_path, "--model-args", argument)) == 1
+    shown_error = capsys.readouterr().err
+    assert said in shown_error
+    assert shown_error.count("\n") == 1
+
+
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 NAMES = ("[b]x", "[red]", "a\nb", "e\x1b[2Jf", "\u202egpj", "a:smile:", "=1+1", "ä ö")

@@ -184,7 +184,9 @@ def check(name: str, value: Any, annotation: Any) -> Any:
     try:
         return _adapter(annotation).validate_python(value)
     except ValidationError:
-        raise SettingError(f"{name} must be {describe(annotation)}, not {_shown(value)}", name) from None
+        said = describe(annotation)
+        sentence = f"{name} must be {said}, not {_shown(value)}" if said else f"{name} cannot be {_shown(value)}"
+        raise SettingError(sentence, name) from None
 
 
 def describe(annotation: Any) -> str:
@@ -234,7 +236,7 @@ def _ranges(annotation: Any) -> Iterator[tuple[Any, FieldInfo]]:
     if origin is Annotated:
         base, *extras = get_args(annotation)
         for extra in extras:
-            if isinstance(extra, FieldInfo):
+            if isinstance(extra, FieldInfo) and base in (int, float, str):
                 yield base, extra
         yield from _ranges(base)
     elif origin in (Union, UnionType, tuple, list):

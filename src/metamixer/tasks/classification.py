@@ -50,7 +50,7 @@ from metamixer.models import create_model
 from metamixer.tasks.distillation import Distillation, Teacher, distillation_loss
 from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.sharing import from_all, shared
-from metamixer.tasks.task import Task, key_values, require
+from metamixer.tasks.task import Task, model_arguments, require
 from metamixer.weights.checkpoint import save_checkpoint
 
 VALIDATION_FOLDERS = SPLIT_NAMES["val"]
@@ -174,7 +174,7 @@ class Classification(Task):
                 checkpoint=self.checkpoint,
                 num_classes=len(self.classes),
                 drop_path_rate=self.drop_path_rate,
-                **key_values(self.model_args),
+                **model_arguments(self.model_args),
             )
         except (TypeError, ValueError) as error:
             raise MetamixerError(f"{self.model} refuses its arguments ({error})") from None

@@ -35,7 +35,7 @@ from metamixer.tasks.dense_inference import detect_prepared, fill_colour, prepar
 from metamixer.tasks.dense_metrics import coco_metrics
 from metamixer.tasks.segmentation import describe_model
 from metamixer.tasks.sharing import in_order, shared
-from metamixer.tasks.task import Task, key_values, require
+from metamixer.tasks.task import Task, model_arguments, require
 from metamixer.weights.checkpoint import save_checkpoint
 
 
@@ -105,7 +105,7 @@ class Detection(Task):
             self.checkpoint,
             pretrained=self.pretrained or None,
             backbone_kwargs={"drop_path_rate": self.drop_path_rate} if self.drop_path_rate else None,
-            **key_values(self.model_args),
+            **model_arguments(self.model_args),
         )
         model.freeze(self.frozen_stages, self.frozen_norms)
         describe_model(model, self._train.classes, self.side)

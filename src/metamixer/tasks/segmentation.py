@@ -40,7 +40,7 @@ from metamixer.tasks.dense_inference import (
 )
 from metamixer.tasks.dense_metrics import ClassMapMetrics
 from metamixer.tasks.sharing import shared
-from metamixer.tasks.task import Task, key_values, require
+from metamixer.tasks.task import Task, model_arguments, require
 from metamixer.weights.checkpoint import save_checkpoint
 
 
@@ -137,7 +137,7 @@ class SemanticSegmentation(Task):
             self.checkpoint,
             pretrained=self.pretrained or None,
             backbone_kwargs={"drop_path_rate": self.drop_path_rate} if self.drop_path_rate else None,
-            **key_values(self.model_args),
+            **model_arguments(self.model_args),
         )
         assert isinstance(model, SegmentationModel)
         if self.class_weights:

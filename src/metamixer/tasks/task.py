@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from metamixer.errors import SettingError
+from metamixer.limits import check
+from metamixer.schemas import ARGUMENTS
 
-__all__ = ["SettingError", "Task", "key_values", "require"]
+__all__ = ["SettingError", "Task", "key_values", "model_arguments", "require"]
 
 
 def require(holds: bool, sentence: str) -> None:
@@ -30,8 +32,22 @@ def key_values(texts: Sequence[str]) -> dict[str, Any]:
         require(bool(key and equals), f"{text!r} must be written as key=value")
         try:
             arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two of brackets without end
             arguments[key] = value
+    return arguments
+
+
+def model_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """:func:`key_values` for a network: those that shape one of ours are in the ranges that files keep to as well.
+
+    Raises SettingError for one that is not, such as a million blocks.
+    """
+    arguments = key_values(texts)
+    for name in arguments.keys() & ARGUMENTS.keys():
+        try:
+            arguments[name] = check(name, arguments[name], ARGUMENTS[name])
+        except SettingError as error:
+            raise SettingError(f"model_args: {error}") from None
     return arguments
 
 
