@@ -86,6 +86,7 @@ def test_class_maps_stay_on_their_pixels() -> None:
         )
         assert part.shape == (3, 64, 64)
         assert found.shape == (64, 64)
+        assert found.dtype == torch.uint8  # as it travels between processes
         assert set(found.unique().tolist()) <= {0, 1, 2, 255}
         assert (part[0][found == 1] > 128).float().mean() > 0.9
         assert (part[2][found == 2] > 128).float().mean() > 0.9

@@ -333,3 +333,13 @@ def test_a_squash_keeps_the_whole_picture_as_timm_does(crop_pct: float) -> None:
     assert (ours.int() - (theirs * 255 if theirs.is_floating_point() else theirs).int()).abs().max() <= 2
     centred = EvaluationTransform(Preprocessing(32, crop_pct, interpolation="bicubic"))(picture)
     assert (ours.int() - centred.int()).abs().max() > 10
+
+
+def test_normalising_is_torchvisions_to_the_last_bit() -> None:
+    preprocessing = Preprocessing(16, mean=(0.1, 0.5, 0.7), std=(0.3, 0.2, 0.25))
+    pictures = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    floats = F.to_dtype(pictures, torch.float32, scale=True)
+    expected, before = F.normalize(floats, list(preprocessing.mean), list(preprocessing.std)), floats.clone()
+    assert torch.equal(preprocessing.normalise(pictures), expected)
+    assert torch.equal(preprocessing.normalise(floats), expected)
+    assert torch.equal(floats, before)  # what is given stays as it is

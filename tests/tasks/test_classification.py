@@ -176,6 +176,15 @@ def test_a_teacher_sees_the_pictures_in_its_own_way(teacher_file: Path) -> None:
     torch.testing.assert_close(sized(pictures), model(inputs), rtol=1e-4, atol=1e-5)
 
 
+def test_a_teacher_is_moved_once(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(str(teacher_file), classes=3)
+    moves: list[torch.device] = []
+    monkeypatch.setattr(teacher.model, "to", moves.append)
+    for _ in range(3):
+        teacher(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    assert moves == [torch.device("cpu")]
+
+
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_learning_from_a_teacher(task: Classification, teacher_file: Path, kind: Any) -> None:
     task, model = opened(replace(task, teacher=str(teacher_file), distillation=kind, alpha=0.7, temperature=2.0))

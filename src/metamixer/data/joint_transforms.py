@@ -105,7 +105,7 @@ def augment_class_map(
     flip: bool,
     fill: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """A crop ``3 × crop × crop`` of a resized picture, uint8, and its class map ``crop × crop``, int64.
+    """A crop ``3 × crop × crop`` of a resized picture, and its class map ``crop × crop``, both uint8.
 
     The steps of mmsegmentation: a scale between both numbers; the crop, which avoids that one class fills more than
     three quarters of it; mirrored half of the time; brightness, contrast, saturation and hue. What lies outside the
@@ -132,7 +132,7 @@ def augment_class_map(
         picture, part = picture.flip(-1), part.flip(-1)
     if colours:
         picture = v2.RandomPhotometricDistort(p=0.5)(tv_tensors.Image(picture)).as_subclass(Tensor)
-    return picture.contiguous(), part.long().contiguous()
+    return picture.contiguous(), part.contiguous()
 
 
 def padded_size(size: Sequence[int], divisor: int = DIVISOR) -> tuple[int, int]:

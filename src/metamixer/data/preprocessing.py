@@ -44,4 +44,9 @@ class Preprocessing:
 
         floats = v2.functional.to_dtype(pictures, torch.float32, scale=True)
         fresh = floats is not pictures  # so that no second copy of a batch is needed
-        return v2.functional.normalize(floats, list(self.mean), list(self.std), inplace=fresh)
+        # torchvision's normalize would wait for a GPU twice: for its copies of mean and std, and to look at the latter.
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32)[:, None, None].to(floats.device, non_blocking=True)
+            for values in (self.mean, self.std)
+        )
+        return (floats.sub_(mean) if fresh else floats.sub(mean)).div_(std)

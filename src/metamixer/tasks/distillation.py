@@ -42,11 +42,14 @@ class Teacher:
         self.preprocessing = Preprocessing.of(cfg)
         own_size = self.preprocessing.image_size if cfg.get("fixed_input_size") else None
         self.size = size or own_size
+        self._device: torch.device | None = None
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
         """Logits ``B × classes`` of pictures ``B × 3 × S × S``: uint8, or floats from 0 to 1."""
-        self.model.to(pictures.device)
+        if pictures.device != self._device:  # once: looking at every weight takes time in every step
+            self._device = pictures.device
+            self.model.to(self._device)
         inputs = self.preprocessing.normalise(pictures)
         if self.size is not None and self.size != inputs.shape[-1]:
             inputs = F.interpolate(inputs, size=(self.size, self.size), mode="bicubic", antialias=True)

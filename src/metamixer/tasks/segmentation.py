@@ -157,6 +157,7 @@ class SemanticSegmentation(Task):
         return str(self._train.pairs[index][0])
 
     def sample(self, index: int, size: int | None) -> tuple[Tensor, Tensor]:
+        """A crop ``3 × S × S`` and its class map ``S × S``, both uint8."""
         picture, labels = read_pair(self._train, index)
         crop = self.crop_side if size is None else size
         return augment_class_map(
@@ -176,8 +177,8 @@ class SemanticSegmentation(Task):
         return torch.stack(pictures), torch.stack(labels)
 
     def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        pictures, labels = batch
-        return model(self._preprocessing.normalise(pictures), labels)
+        pictures, labels = batch  # class maps travel as bytes, an eighth of what the loss wants
+        return model(self._preprocessing.normalise(pictures), labels.long())
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         assert isinstance(model, SegmentationModel)
