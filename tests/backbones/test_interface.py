@@ -290,6 +290,61 @@ def test_norm_of_the_last_map():
         assert normed[-1].shape[1] == model.feature_info[-1]["num_chs"]
 
 
+@pytest.mark.parametrize("name", NANOS)
+@torch.inference_mode()
+def test_stopping_early_ends_with_the_last_map_asked_for(name):
+    model, x = made(name), pictures(64, 64)
+    everything, maps = model.forward_intermediates(x)
+    for indices in ([1], [0, 2], [-1], 2, None):
+        early, taken = model.forward_intermediates(x, indices=indices, stop_early=True)
+        wanted = [maps[i] for i in indices] if isinstance(indices, list) else maps[-(indices or len(maps)) :]
+        assert all(torch.equal(a, b) for a, b in zip(taken, wanted, strict=True))
+        assert torch.equal(early, everything if indices in ([-1], 2, None) else taken[-1])
+
+
+@pytest.mark.parametrize("indices", [[4], [-5], 0, 5, -1, []])
+def test_stages_that_are_not_there_are_an_error(indices):
+    with pytest.raises(ValueError, match="there are 4 stages, of which"):
+        made("casvit_nano").forward_intermediates(pictures(32, 32), indices=indices)
+
+
+@pytest.mark.parametrize("name", [*NANOS, *SPECIAL])
+def test_a_batch_of_none(name):
+    for mode in (False, True):
+        model = made(name).train(mode)
+        logits = model(pictures(64, 64, batch=0))
+        assert logits.shape == (0, 7)
+        logits.sum().backward()
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+        assert all(b.isfinite().all() for b in model.buffers())
+
+
+@pytest.mark.parametrize("name", NANOS)
+def test_one_small_picture_in_training_is_refused_in_words(name):
+    model = made(name).train()
+    with pytest.raises(mm.MetamixerError, match="one picture of 32 × 20 pixels leaves one value per channel"):
+        model(pictures(32, 20, batch=1))
+    with pytest.raises(mm.MetamixerError, match="take two pictures or more, larger ones"):
+        model.forward_intermediates(pictures(32, 32, batch=1))
+    assert model(pictures(33, 32, batch=1)).shape == model(pictures(32, 32, batch=2)[:2])[:1].shape
+    for module in model.modules():  # norms that learn nothing more
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert model(pictures(32, 32, batch=1)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", NANOS)
+def test_a_network_says_what_it_was_made_of(name):
+    model = mm.create_model(name, num_classes=3, drop_rate=0.1)
+    assert model.arguments == {"num_classes": 3, "drop_rate": 0.1}
+    assert timm.create_model(name, pretrained_cfg_overlay={"crop_pct": 0.5}, cache_dir="nowhere").arguments == {}
+    model.reset_classifier(5, "max")
+    twin = timm.create_model(name, **deepcopy(model).arguments)
+    assert twin.arguments == {"num_classes": 5, "global_pool": "max", "drop_rate": 0.1}
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin.eval()(pictures(64, 64)), model.eval()(pictures(64, 64)))
+
+
 def test_maps_are_nchw_only():
     with pytest.raises(ValueError, match="maps are NCHW, not 'NLC'"):
         made("casvit_nano").forward_intermediates(pictures(32, 32), output_fmt="NLC")
@@ -465,6 +520,32 @@ def test_a_mixer_may_be_a_function_of_the_channels():
     assert [type(stage.blocks[0].token_mixer.mixer).__name__ for stage in mixed.stages] == [
         "Pooling", "FFNifiedAttention", "DynamicSpectrumMixer", "Identity"
     ]  # fmt: skip
+
+
+def test_a_mixer_keeps_the_weights_that_its_constructor_draws():
+    class Sharp(nn.Module):
+        def __init__(self, dim: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(dim, dim, 1)
+            nn.init.constant_(self.conv.weight, 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)
+
+    class SlotsFilled(mm.MetaMixer):
+        def __init__(self, dim: int) -> None:
+            super().__init__(query=Sharp(dim))
+
+    class DrawnByTheNetwork(SlotsFilled):
+        def init_weights(self) -> None:
+            nn.init.constant_(self.query.conv.weight, 0.25)
+
+    model = timm.create_model("metaformer_nano", mixer=[Sharp, SlotsFilled, DrawnByTheNetwork, "ffnified"])
+    mixers = [stage.blocks[0].token_mixer.mixer for stage in model.stages]
+    kept = [mixers[0].conv, mixers[1].query.conv, mixers[2].query.conv]
+    assert [conv.weight.detach().mean().item() for conv in kept] == [0.5, 0.5, 0.25]
+    drawn = [mixers[3].query.conv, model.stages[0].blocks[0].channel_mixer.mixer.interact, model.head.fc]
+    assert all(layer.weight.detach().std().item() == pytest.approx(0.02, rel=0.1) for layer in drawn)
 
 
 def test_mixer_arguments_reach_the_mixers():

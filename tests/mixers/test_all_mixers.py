@@ -172,3 +172,13 @@ def test_a_misspelt_name_gets_a_suggestion():
         create_mixer("adition", 8)
     with pytest.raises(ValueError, match="unknown mixer 'zzz'; known mixers: additive, aff, attention"):
         create_mixer("zzz", 8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_none(name):
+    mixer = lively(name, 16)
+    for training in (False, True):
+        mixer.train(training)
+        assert mixer(maps(16, (5, 6), batch=0)).shape == (0, 16, 5, 6)
+    if name in COMPOSED:
+        assert mixer.compose(maps(16, (5, 6), batch=0)).shape == (0, 16, 5, 6)

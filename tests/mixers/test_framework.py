@@ -60,6 +60,20 @@ def test_filling_a_slot_twice_is_an_error():
         Scaled(query=nn.Identity())
 
 
+@pytest.mark.parametrize(("giver", "taker"), [("key", "interact"), ("value", "aggregate")])
+def test_what_is_given_must_be_taken(giver, taker):
+    with pytest.raises(TypeError, match=f"Scaled has a {giver}, but no {taker} that takes it"):
+        Scaled(**{giver: nn.Identity()})
+
+    class Giver(MetaMixer):
+        pass
+
+    setattr(Giver, giver, lambda self, x: x)
+    with pytest.raises(TypeError, match=f"Giver has a {giver}, but no {taker} that takes it"):
+        Giver()
+    assert Giver(**{taker: torch.add})(torch.ones(1)) == 2
+
+
 def test_modules_in_slots_are_submodules():
     mixer = MetaMixer(query=nn.Conv2d(4, 4, 1), value=nn.Conv2d(4, 4, 1), aggregate=lambda c, v: c * v)
     names = {name for name, _ in mixer.named_parameters()}
@@ -95,5 +109,13 @@ def test_registering_makes_a_mixer_known(monkeypatch):
             super().__init__(aggregate=lambda x: x.roll(steps, dims=-1))
 
     assert "shift" in list_mixers()
+    with pytest.raises(ValueError, match=r"a mixer 'aff' is registered already \(metamixer.mixers.aff.AdaptiveFreq"):
+        register_mixer("aff")(Shift)
+    assert type(create_mixer("aff", 8)).__name__ == "AdaptiveFrequencyFilter"
+    register_mixer("shift")(
+        type("Shift", (Shift,), {"__qualname__": Shift.__qualname__, "__module__": Shift.__module__})
+    )
+    register_mixer("aff", replace=True)(Shift)
+    assert isinstance(create_mixer("aff", 8), Shift)
     x = torch.randn(1, 2, 3, 4)
     assert torch.equal(create_mixer("shift", 2, steps=2)(x), x.roll(2, dims=-1))

@@ -121,3 +121,12 @@ def test_constant_series_are_forecast_finitely() -> None:
 def test_windows_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(MetamixerError, match=r"batch × 20 time steps × 3 variables, got \("):
         small()(torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:var..: degrees of freedom")  # of no windows, to which it does not matter
+def test_a_batch_of_none():
+    network = FFNetTSF()
+    for training in (False, True):
+        network.train(training)
+        assert network(torch.zeros(0, 96, 7)).shape == (0, 96, 7)
+    assert all(b.isfinite().all() for b in network.buffers())

@@ -62,12 +62,13 @@ def create_network(name: str, checkpoint: str | Path | None = None, **kwargs: An
         name: the network.
         checkpoint: file with its weights, in the authors' layout or by our names. A file that :func:`save_network`
             wrote also tells the arguments, of which ``kwargs`` may change some.
-        kwargs: the network's own arguments.
+        kwargs: the network's own arguments, and ``device`` and ``dtype``: where and of which type its weights are made.
 
     Raises MetamixerError for arguments that the network does not know or cannot take, and a checkpoint that does not
     fit.
     """
     builder = NETWORKS[name]
+    place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
     file = None if checkpoint is None else Path(os.path.expanduser(checkpoint))
     written = None if file is None else _written(file, name)
     if written is not None:
@@ -81,7 +82,7 @@ def create_network(name: str, checkpoint: str | Path | None = None, **kwargs: An
             raise MetamixerError(
                 f"{name}: {argument} cannot be {value!r}; it is {known[argument].default!r} by default"
             )
-    network = builder(**kwargs)
+    network = builder(**kwargs, **place)
     network.made_by = (name, kwargs)
     network.about = {} if written is None else written.about
     _check_about(network, file)
