@@ -180,24 +180,24 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def affnet_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def affnet_nano(pretrained: bool = False, **kwargs: Any) -> AFFNet:
     defaults = dict(dims=(16, 24, 48, 96, 128), depths=(1, 2, 2, 3, 2), expansion=2.0)
     return create_backbone(AFFNet, "affnet_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def affnet_et(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def affnet_et(pretrained: bool = False, **kwargs: Any) -> AFFNet:
     defaults = dict(depths=(1, 3, 2, 4, 3), dims=(32, 48, 64, 104, 144), expansion=2.0)
     return create_backbone(AFFNet, "affnet_et", pretrained, defaults, kwargs)
 
 
 @register_model
-def affnet_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def affnet_t(pretrained: bool = False, **kwargs: Any) -> AFFNet:
     defaults = dict(depths=(1, 3, 2, 4, 3), dims=(32, 48, 96, 160, 192), expansion=4.0)
     return create_backbone(AFFNet, "affnet_t", pretrained, defaults, kwargs)
 
 
 @register_model
-def affnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def affnet(pretrained: bool = False, **kwargs: Any) -> AFFNet:
     defaults = dict(depths=(1, 3, 2, 4, 3), dims=(32, 64, 128, 256, 320), expansion=4.0)
     return create_backbone(AFFNet, "affnet", pretrained, defaults, kwargs)

@@ -6,7 +6,7 @@ A family's file builds the parts; nothing else differs between families from the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from timm.layers import ClassifierHead, DropPath
@@ -393,9 +393,12 @@ _NOT_OF_THE_NETWORK = (
 )
 
 
+BackboneT = TypeVar("BackboneT", bound=Backbone)
+
+
 def create_backbone(
-    family: type[Backbone], variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]
-) -> nn.Module:
+    family: type[BackboneT], variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]
+) -> BackboneT:
     """The network of a registered name, or the feature extractor around it, as timm builds it.
 
     Args:
@@ -406,7 +409,7 @@ def create_backbone(
         kwargs: the caller's: the family's own, timm's (``features_only``, ``pretrained_cfg`` …), ``device``, ``dtype``.
     """
     arguments = {**defaults, **kwargs}
-    model = build_model_with_cfg(
+    model: BackboneT = build_model_with_cfg(
         family,
         variant,
         pretrained,

@@ -143,30 +143,30 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def casvit_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def casvit_nano(pretrained: bool = False, **kwargs: Any) -> CASViT:
     defaults = dict(depths=(1, 2, 3, 1), dims=(24, 48, 96, 160), mlp_ratio=3.0, distilled=False)
     return create_backbone(CASViT, "casvit_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_xs(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def casvit_xs(pretrained: bool = False, **kwargs: Any) -> CASViT:
     defaults = dict(depths=(2, 2, 4, 2), dims=(48, 56, 112, 220))
     return create_backbone(CASViT, "casvit_xs", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_s(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def casvit_s(pretrained: bool = False, **kwargs: Any) -> CASViT:
     defaults = dict(depths=(3, 3, 6, 3), dims=(48, 64, 128, 256))
     return create_backbone(CASViT, "casvit_s", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_m(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def casvit_m(pretrained: bool = False, **kwargs: Any) -> CASViT:
     defaults = dict(depths=(3, 3, 6, 3), dims=(64, 96, 192, 384))
     return create_backbone(CASViT, "casvit_m", pretrained, defaults, kwargs)
 
 
 @register_model
-def casvit_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def casvit_t(pretrained: bool = False, **kwargs: Any) -> CASViT:
     defaults = dict(depths=(3, 3, 6, 3), dims=(96, 128, 256, 512))
     return create_backbone(CASViT, "casvit_t", pretrained, defaults, kwargs)

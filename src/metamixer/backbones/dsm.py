@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
-from torch import nn
 
 from metamixer.backbones.base import create_backbone, pretrained_cfg
 from metamixer.backbones.metaformer import MetaFormer
@@ -53,24 +52,24 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def dsm_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def dsm_nano(pretrained: bool = False, **kwargs: Any) -> DSMNet:
     defaults = dict(depths=(1, 2, 4, 1), dims=(24, 48, 96, 160), ffn_expansion=3.0)
     return create_backbone(DSMNet, "dsm_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def dsm_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def dsm_t(pretrained: bool = False, **kwargs: Any) -> DSMNet:
     defaults = dict(depths=(3, 4, 13, 3), dims=(64, 128, 320, 512))
     return create_backbone(DSMNet, "dsm_t", pretrained, defaults, kwargs)
 
 
 @register_model
-def dsm_s(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def dsm_s(pretrained: bool = False, **kwargs: Any) -> DSMNet:
     defaults = dict(depths=(3, 8, 32, 4), dims=(64, 128, 320, 512))
     return create_backbone(DSMNet, "dsm_s", pretrained, defaults, kwargs)
 
 
 @register_model
-def dsm_b(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def dsm_b(pretrained: bool = False, **kwargs: Any) -> DSMNet:
     defaults = dict(depths=(3, 8, 32, 5), dims=(96, 192, 384, 768))
     return create_backbone(DSMNet, "dsm_b", pretrained, defaults, kwargs)

@@ -116,30 +116,30 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def ffnet_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def ffnet_nano(pretrained: bool = False, **kwargs: Any) -> FFNet:
     defaults = dict(depths=(1, 2, 4, 1), dims=(24, 48, 96, 192), stem_dim=16, token_kernels=(3, 3, 7, 7))
     return create_backbone(FFNet, "ffnet_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def ffnet_1(pretrained: bool = False, **kwargs: Any) -> FFNet:
     defaults = dict(depths=(2, 2, 8, 2), dims=(80, 160, 320, 640), channel_kernel=3)
     return create_backbone(FFNet, "ffnet_1", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def ffnet_2(pretrained: bool = False, **kwargs: Any) -> FFNet:
     defaults = dict(depths=(3, 3, 15, 3), dims=(88, 176, 352, 704), channel_kernel=7)
     return create_backbone(FFNet, "ffnet_2", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def ffnet_3(pretrained: bool = False, **kwargs: Any) -> FFNet:
     defaults = dict(depths=(4, 4, 22, 5), dims=(96, 192, 384, 768), channel_kernel=7, layer_scale=1e-6)
     return create_backbone(FFNet, "ffnet_3", pretrained, defaults, kwargs)
 
 
 @register_model
-def ffnet_4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def ffnet_4(pretrained: bool = False, **kwargs: Any) -> FFNet:
     defaults = dict(depths=(4, 4, 27, 3), dims=(128, 256, 512, 1024), channel_kernel=7, layer_scale=1e-6)
     return create_backbone(FFNet, "ffnet_4", pretrained, defaults, kwargs)

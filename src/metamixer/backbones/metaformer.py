@@ -123,18 +123,18 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def metaformer_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def metaformer_nano(pretrained: bool = False, **kwargs: Any) -> MetaFormer:
     defaults = dict(depths=(1, 2, 4, 1), dims=(24, 48, 96, 160), ffn_expansion=3.0)
     return create_backbone(MetaFormer, "metaformer_nano", pretrained, defaults, kwargs)
 
 
 @register_model
-def metaformer_t(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def metaformer_t(pretrained: bool = False, **kwargs: Any) -> MetaFormer:
     defaults = dict(depths=(2, 2, 6, 2), dims=(48, 96, 192, 384))
     return create_backbone(MetaFormer, "metaformer_t", pretrained, defaults, kwargs)
 
 
 @register_model
-def metaformer_s(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def metaformer_s(pretrained: bool = False, **kwargs: Any) -> MetaFormer:
     defaults = dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512))
     return create_backbone(MetaFormer, "metaformer_s", pretrained, defaults, kwargs)
