@@ -6,12 +6,12 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,12 @@ from metamixer.weights.convert import convert
 
 SMALL = dict(depths=(1, 1, 1, 1), dims=(4, 4, 8, 8))
 SECONDS = 30  # of the processor for one reading, a short training among them
-ODD = st.sampled_from(
+ODD_VALUES: list[Any] = (
     [None, True, False, 0, -1, 3, 2**31, 10**30, -(10**30), 0.5, 1e308, float("nan"), float("inf"), "", "x", "\ud800",
      "../../etc/passwd", "/dev/zero", "http://127.0.0.1:9/x", "[b]", [], [0], [[]], {}, {"a": {}}, [None, 1]]
 )  # fmt: skip
+ODD = st.sampled_from(ODD_VALUES)
+ODD_STATE = [*ODD_VALUES, torch.zeros(()), torch.zeros(3), torch.full((8,), torch.nan), torch.ones(2, 2).int()]
 
 
 def deep(levels: int) -> Any:
@@ -202,7 +204,7 @@ def read_all(path: Path, kind: str, folder: Path, out: Path) -> list[Callable[[]
 
 @pytest.mark.promise("bad input", "whatever a weight file says, each reader takes it or refuses it in one sentence")
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
 @given(data=st.data())
 def test_what_files_of_weights_say(kind: str, folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     file = folder / f"{kind}.safetensors"
@@ -213,7 +215,7 @@ def test_what_files_of_weights_say(kind: str, folder: Path, tmp_path: Path, data
             read()
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
 @given(data=st.data())
 def test_damaged_bytes(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     """Cut short, overwritten or lengthened anywhere, as downloads and disks do it."""
@@ -233,13 +235,13 @@ def test_damaged_bytes(folder: Path, tmp_path: Path, data: st.DataObject) -> Non
 
 
 def test_exports_of_changed_files(folder: Path, tmp_path: Path) -> None:
-    """An export goes through the same reader; one that passes says what it was made of."""
+    """An export goes through the same reader."""
     said = metadata_of(folder / "backbone.safetensors")
-    for changes in ({"preprocessing": 3}, {"arguments": {"cache_dir": "/"}}, {"classes": ["a"] * 3}):
+    for changes in ({"preprocessing": 3}, {"arguments": {"cache_dir": "/"}}):
         write(load_file(folder / "backbone.safetensors"), said | changes, tmp_path / "a.safetensors")
-        with ends_well(tmp_path, folder, Path(tempfile.gettempdir())):
+        with ends_well(tmp_path, folder):
             export(load_any_model(tmp_path / "a.safetensors"), "onnx", tmp_path / "a.onnx", repeats=0)
-        assert not (tmp_path / "a.onnx").exists() or "classes" in changes
+        assert not (tmp_path / "a.onnx").exists()
 
 
 # --- The folder of a run ---------------------------------------------------------------------------------------------
@@ -265,25 +267,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return config, state
 
 
-ODD_STATE = ODD | st.sampled_from(
-    [torch.zeros(()), torch.zeros(3), torch.full((8,), float("nan")), torch.ones(2, 2).int()]
-)
-
-
 @pytest.mark.promise("bad input", "a changed checkpoint of a run is resumed or refused in one sentence")
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
-@given(data=st.data())
-def test_states_of_a_run(run: Any, tmp_path: Path, data: st.DataObject) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_states_of_a_run(seed: int, run: Any, tmp_path: Path) -> None:
+    """Drawn by seed: each is a short training, too long for hypothesis to make smaller."""
     config, state = run
-    part = data.draw(st.sampled_from([None, *state]), label="part")
-    new = changed(state, data, ODD_STATE) if part is None else {**state, part: changed(state[part], data, ODD_STATE)}
-    torch.save(new, tmp_path / "step.pt")
-    out = tmp_path / f"out{time.monotonic_ns()}"
-    with ends_well(tmp_path, Path(config.out).parent):
-        mm.train(replace(config, out=str(out), resume=str(tmp_path / "step.pt"), allow_changes=True))
+    random = Random(seed)
+    part = random.choice([name for name in state if name != "model"])
+    new = copy.deepcopy(state[part])
+    for _ in range(2):
+        place = random.choice([*places(new)])
+        new = _put(new, place, random.choice(["drop", "replace", "add"]), random.choice(ODD_STATE))
+    torch.save({**state, part: new}, tmp_path / "step.pt")
+    with ends_well(tmp_path, Path(config.out).parent, Path("/dev/null")):
+        mm.train(replace(config, out=str(tmp_path / "out"), resume=str(tmp_path / "step.pt"), allow_changes=True))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
 @given(data=st.data())
 def test_settings_of_a_run(run: Any, tmp_path: Path, data: st.DataObject) -> None:
     config, state = run
@@ -313,7 +313,7 @@ def test_a_state_that_grows_when_it_is_walked(run: Any, tmp_path: Path) -> None:
 # --- Records of a race -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck], database=None)
 @given(data=st.data())
 def test_records_of_a_race(tmp_path: Path, data: st.DataObject) -> None:
     from metamixer.bench.race.grid import Speeds, _read
