@@ -35,7 +35,8 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("module", "name", "why", "remedy"), NAMES, ids=lambda value: value if "." in value else "")
+@pytest.mark.promise("tests", "a private name of another package that goes is told by a test, with what to do then")
+@pytest.mark.parametrize(("module", "name", "why", "remedy"), NAMES, ids=[f"{row[0]}.{row[1]}" for row in NAMES])
 def test_private_name_is_there(module: str, name: str, why: str, remedy: str) -> None:
     if find_spec(module.partition(".")[0]) is None:
         pytest.skip(f"{module} is not installed")

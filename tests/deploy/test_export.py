@@ -100,7 +100,7 @@ def test_missing_package_names_the_extra(name, monkeypatch):
         (dict(sizes=(16, 64)), "start at 33 pixels"),
         (dict(sizes=(64, 48)), "must rise"),
         (dict(sizes=(40, 64), image_size=32), "outside the sizes 40 to 64"),
-        (dict(image_size=0), "at least 1"),
+        (dict(image_size=0), "image_size must be a whole number from 1"),
         (dict(target="torch", weights="int8", calibration="x"), "torch exports know no int8: "),
     ],
 )
