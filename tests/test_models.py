@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import metamixer as mm
 from metamixer import MetamixerError
@@ -90,3 +92,11 @@ def test_class_names_of_an_untrained_model_are_unknown() -> None:
 def test_missing_files(path: str) -> None:
     with pytest.raises(MetamixerError, match=r"no such file|No such file"):
         load_model(path)
+
+
+def test_pictures_have_three_channels(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    grey = mm.create_model("ffnet_nano", num_classes=2, in_chans=1)
+    for use in (lambda: mm.predict(grey, tmp_path / "a.png"), lambda: mm.evaluate(grey, tmp_path)):
+        with pytest.raises(MetamixerError, match="reads 1 channels, and pictures have three"):
+            use()

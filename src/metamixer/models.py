@@ -125,6 +125,13 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in (*backbones, *NETWORKS) if fnmatch(name, pattern)]
 
 
+def require_rgb(model: nn.Module) -> None:
+    """Raise MetamixerError for a network that reads pictures of other channels than red, green and blue."""
+    channels = getattr(getattr(model, "inner_backbone", model), "in_chans", 3)
+    if channels != 3:
+        raise MetamixerError(f"the network reads {channels} channels, and pictures have three: red, green and blue")
+
+
 def class_names(model: nn.Module, readable: bool = False) -> list[str] | None:
     """Names of a classifier's classes in the order of its logits; None where they are not known.
 

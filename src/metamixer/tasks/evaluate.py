@@ -16,7 +16,7 @@ from metamixer.errors import MetamixerError
 from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
 from metamixer.limits import BatchSize, PixelValue, Scale, Side, Workers, checked, require_memory_for_pictures
-from metamixer.models import class_names
+from metamixer.models import class_names, require_rgb
 from metamixer.printing import Table
 from metamixer.tasks.classification import (
     VALIDATION_FOLDERS,
@@ -58,6 +58,8 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         model = load_any_model(model).to(default_device())
+    if not isinstance(model, KINDS):
+        require_rgb(model)
     with watch_outputs(model):
         if isinstance(model, DenseModel):
             return evaluate_dense(model, data, image_size=image_size, workers=workers)

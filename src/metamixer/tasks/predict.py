@@ -20,7 +20,7 @@ from metamixer.errors import MetamixerError
 from metamixer.finite import watch_outputs
 from metamixer.heads.base import DenseModel
 from metamixer.limits import Count, Share, Side, checked, require_memory_for_pictures
-from metamixer.models import class_names
+from metamixer.models import class_names, require_rgb
 from metamixer.printing import Table, as_utf8, complain
 from metamixer.tasks import other_networks
 from metamixer.tasks.classification import default_device
@@ -86,6 +86,8 @@ def predict(
     """
     if not isinstance(model, nn.Module):
         model = load_any_model(model).to(default_device())
+    if not isinstance(model, KINDS):
+        require_rgb(model)
     with watch_outputs(model):
         if isinstance(model, DenseModel):
             return predict_dense(model, picture, image_size)
