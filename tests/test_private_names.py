@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import metamixer
 from metamixer.deploy import targets
 from metamixer.deploy.targets import private
 from metamixer.errors import MetamixerError
 
 # module, name, what it is used for, what to do when it is gone
 NAMES = [
+    (
+        "torch.fx.experimental.symbolic_shapes",
+        "has_static_value",
+        "torch.compile gives out its symbols as integers, and nothing else tells them apart (ops/tracing.py)",
+        "look in torch.compiler or torch.fx.experimental for another; without one every size is compiled anew",
+    ),
     (
         "torch._inductor",
         "aoti_compile_and_package",
@@ -41,6 +50,36 @@ def test_private_name_is_there(module: str, name: str, why: str, remedy: str) ->
     if find_spec(module.partition(".")[0]) is None:
         pytest.skip(f"{module} is not installed")
     assert hasattr(import_module(module), name), f"{module}.{name} is gone, which is used as {why}: {remedy}"
+
+
+def private_names_in(program: str) -> set[str]:
+    """Names with an underscore in front that a program takes from torch, timm and torchvision."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(program)):
+        paths = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            paths = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            paths = [ast.unparse(node)]
+        for path in paths:
+            first, *rest = path.split(".")
+            if path.replace(".", "").isidentifier() and first in ("torch", "timm", "torchvision", "nn", "F"):
+                found |= {part for part in rest if part.startswith("_") and not part.startswith("__")}
+        if isinstance(node, ast.Attribute):
+            found |= {node.attr} & {"_parameters", "_buffers", "_modules", "_model_args"}
+    return found
+
+
+@pytest.mark.promise("clients", "Nothing private of torch, timm or torchvision is used but by a table that says why")
+def test_no_other_private_name_is_used():
+    assert private_names_in("from timm.models._features import x") == {"_features"}
+    assert private_names_in("torch._sym_sqrt(2)\nmodel._model_args") == {"_sym_sqrt", "_model_args"}
+    programs = sorted(Path(metamixer.__file__).parent.rglob("*.py"))
+    assert len(programs) > 100
+    used = {str(path): private_names_in(path.read_text(encoding="utf-8")) for path in programs}
+    assert {path: names for path, names in used.items() if names} == {}
 
 
 def test_a_private_name_that_is_gone_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
