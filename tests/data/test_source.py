@@ -17,7 +17,7 @@ from torch import Tensor
 from metamixer.data.image_folder import ImageFolder
 from metamixer.data.memory import keep_in_memory
 from metamixer.data.shards import ShardPictures, expand_ranges
-from metamixer.data.source import PictureLoader, Pictures, open_pictures
+from metamixer.data.source import PictureLoader, Pictures, is_test_name, open_pictures
 from metamixer.data.transforms import pixels_of
 from metamixer.errors import MetamixerError
 
@@ -363,6 +363,29 @@ def test_a_saved_data_set(rows: Any, tmp_path: Path) -> None:
     assert torch.cat([pixels[:, 1, 0, 0] for pixels, _ in loader]).tolist() == [0, 1, 2]
     with pytest.raises(MetamixerError, match="its splits: train, validation"):
         open_pictures(tmp_path / "set")
+
+
+@pytest.mark.promise(
+    "faults", "a test part in the place of a validation part is known, in folders, shards and data sets"
+)
+def test_test_parts_are_known(rows: Any, tmp_path: Path) -> None:
+    import datasets
+
+    for part in ("train", "test"):
+        write_tar(tmp_path / "shards" / f"{part}-000.tar", {**sample(0, "0"), **sample(1, "1")})
+        for name in ("cat", "dog"):
+            (tmp_path / "folder" / part / name).mkdir(parents=True)
+            (tmp_path / "folder" / part / name / "0.png").write_bytes(encoded("red", 0))
+    datasets.DatasetDict({part: rows(["cat", "dog"], [1, 0]) for part in ("train", "test")}).save_to_disk(
+        tmp_path / "set"
+    )
+    for name in ("folder", "shards", "set"):
+        assert open_pictures(tmp_path / name, "train").test_part is None
+        assert str(tmp_path / name) in str(open_pictures(tmp_path / name, "val").test_part)
+    for name in ("test", "Testing", "test-000.tar", "test_2", "TEST1"):
+        assert is_test_name(name)
+    for name in ("val", "tests_of_val", "testimony", "contest", "train"):
+        assert not is_test_name(name)
 
 
 def test_a_saved_split_and_its_faults(rows: Any, tmp_path: Path) -> None:
