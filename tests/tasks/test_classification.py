@@ -226,6 +226,27 @@ def test_the_second_classifier_of_casvit_learns_from_the_teacher(task: Classific
     assert metrics["count"] == 6
 
 
+@pytest.mark.promise(
+    "bad input", "arguments that no network takes, and networks too large for memory, are refused unbuilt"
+)
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("dims=(16384,16384,16384,16384)", r"memory for training metaformer_nano with \d+ weights"),
+        ("checkpoint_path='/etc/passwd'", "checkpoint_path is no entry that is known there"),
+        ("pretrained_cfg_overlay={'file':'/etc/passwd'}", "pretrained_cfg_overlay is no entry that is known there"),
+        ("device='meta'", "device is no entry that is known there"),
+        ("features_only=True", "features_only is no entry that is known there"),
+        ("mixer_args={'groups':0}", r"metaformer_nano refuses its arguments \(.*zero\)"),
+    ],
+)
+def test_arguments_that_no_network_has(task: Classification, argument: str, sentence: str) -> None:
+    task.model_args = ("mixer=dsm", argument)
+    task.open()
+    with pytest.raises(mm.MetamixerError, match=sentence):
+        task.create_model()
+
+
 def test_teachers_that_do_not_fit(teacher_file: Path) -> None:
     with pytest.raises(mm.MetamixerError, match="knows 3 classes, the data has 5"):
         Teacher(str(teacher_file), classes=5)

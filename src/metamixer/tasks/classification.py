@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,6 +53,7 @@ from metamixer.tasks.evaluation_mode import evaluation_mode
 from metamixer.tasks.sharing import from_all, shared
 from metamixer.tasks.task import Task, model_arguments, require
 from metamixer.weights.checkpoint import save_checkpoint
+from metamixer.weights.convert import chosen_arguments
 
 VALIDATION_FOLDERS = SPLIT_NAMES["val"]
 
@@ -167,6 +169,10 @@ class Classification(Task):
         return default_workers() if self.workers is None else self.workers
 
     def create_model(self) -> nn.Module:
+        arguments = model_arguments(self.model_args)
+        architecture = self.model.partition(".")[0]
+        if timm.is_model(architecture):  # else create_model says what is wrong
+            arguments = chosen_arguments(architecture, arguments)
         try:
             model = create_model(
                 self.model,
@@ -174,7 +180,7 @@ class Classification(Task):
                 checkpoint=self.checkpoint,
                 num_classes=len(self.classes),
                 drop_path_rate=self.drop_path_rate,
-                **model_arguments(self.model_args),
+                **arguments,
             )
         except (TypeError, ValueError) as error:
             raise MetamixerError(f"{self.model} refuses its arguments ({error})") from None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metamixer.data.transforms import Preprocessing
 from metamixer.errors import MetamixerError
+from metamixer.limits import require_memory
 from metamixer.schemas import validated_arguments
 from metamixer.weights.checkpoint import Metadata, read_metadata, save_checkpoint, write_weights
 from metamixer.weights.load import (
@@ -79,6 +80,27 @@ def backbone_arguments(architecture: str, metadata: Metadata, file: Path) -> dic
     arguments = validated_arguments(metadata.arguments, made_by(entry), file)
     check_size(lambda: entry(**arguments), file)
     return arguments
+
+
+def chosen_arguments(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's arguments of a backbone (``--model-args``), once each is known to be one, in its range.
+
+    Raises MetamixerError for others, such as those by which timm would open files, for what makes no network together,
+    and for a network whose weights do not fit into memory as often as a training holds them.
+    """
+    entry = model_entrypoint(architecture)
+    checked = validated_arguments(arguments, made_by(entry), "--model-args", entry="")
+    try:
+        with shapes_alone():
+            numbers = sum(tensor.numel() for tensor in entry(**checked).state_dict().values())
+    except MetamixerError:
+        raise
+    except Exception as error:  # whatever a constructor makes of values that do not go together
+        raise MetamixerError(f"{architecture} refuses its arguments ({' '.join(str(error).split())[:200]})") from None
+    require_memory(
+        4 * 4 * numbers, f"training {architecture} with {numbers} weights"
+    )  # gradients, two of the optimiser
+    return checked
 
 
 def infer_architecture(state: Mapping[str, Tensor]) -> str | None:
