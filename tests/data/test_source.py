@@ -401,6 +401,23 @@ def test_a_saved_split_and_its_faults(rows: Any, tmp_path: Path) -> None:
         open_pictures(tmp_path / "three")
 
 
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([0, -1], "holds class -1, where 2 classes from 0 are known"),
+        ([0, None], "None is no class"),
+    ],
+)
+@pytest.mark.parametrize("classes", [None, ["dog", "cat"]])
+def test_a_saved_data_set_without_labels(
+    labels: list[Any], reason: str, classes: list[str] | None, rows: Any, tmp_path: Path
+) -> None:
+    """Such as the test splits of challenges: -1 is no last class."""
+    rows(["cat", "dog"], labels).save_to_disk(tmp_path / "set")
+    with pytest.raises(MetamixerError, match=reason):
+        open_pictures(tmp_path / "set", classes=classes)
+
+
 def test_a_data_set_of_the_hub(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
