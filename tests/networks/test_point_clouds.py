@@ -156,3 +156,13 @@ def test_gradients_of_pooling_do_not_depend_on_what_memory_held(monkeypatch: pyt
     maxima = torch.stack([projected[cluster == cell].amax(0) for cell in range(7)])
     monkeypatch.setattr(Tensor, "new_empty", lambda *_: maxima.clone())
     assert torch.equal(gradient(), expected)
+
+
+def test_clouds_in_one_cell_are_refused_in_training() -> None:
+    model = small()
+    one_coarse_cell = torch.zeros(2, 4, dtype=torch.float64), torch.tensor([[0, 0, 0], [0, 0, 1]]), torch.tensor([2])
+    assert model(*one_coarse_cell).shape == (2, 3)
+    for points in (one_coarse_cell, cloud(1)):
+        with pytest.raises(MetamixerError, match="fill one cell of a grid, of which a batch norm in training"):
+            model.train()(*points)
+    assert model(*cloud(1, 1)).shape == (2, 3)

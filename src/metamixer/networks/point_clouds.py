@@ -208,15 +208,17 @@ class FFNetPoints(nn.Module):
                 coarser grids are cut at even numbers of these.
             offset: for each cloud the row behind its last point, so that the last entry is N.
 
-        Raises MetamixerError for no points, values that are NaN or infinite, shapes or offsets that do not match, and
-        two points of a cloud in one cell.
+        Raises MetamixerError for no points, values that are NaN or infinite, shapes or offsets that do not match, two
+        points of a cloud in one cell, and in training for clouds that all lie in one cell of a grid.
         """
         sites = _check(feat, grid_coord, offset, self.in_channels)
+        _check_sites(sites, self.training)
         x = F.gelu(self.embedding(feat, sites))
         finer: list[tuple[Tensor, SparseSites, Tensor]] = []
         for stage in self.encoder:
             if stage.down is not None:
                 coarse, cluster = sites.pooled()
+                _check_sites(coarse, self.training)
                 finer.append((x, sites, cluster))
                 x, sites = stage.down(x, cluster, len(coarse)), coarse
             x = stage(x, sites)
@@ -229,6 +231,14 @@ class FFNetPoints(nn.Module):
 def _rising_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
     """From 0 to ``last`` over all blocks, by stage."""
     return [part.tolist() for part in torch.linspace(0, last, sum(depths), device="cpu").split(list(depths))]
+
+
+def _check_sites(sites: SparseSites, training: bool) -> None:
+    if training and len(sites) == 1:
+        raise MetamixerError(
+            "the clouds fill one cell of a grid, of which a batch norm in training knows no deviation: take larger"
+            " clouds, several of them, or model.eval()"
+        )
 
 
 def _check(feat: Tensor, grid_coord: Tensor, offset: Tensor, in_channels: int) -> SparseSites:
