@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
@@ -255,7 +255,8 @@ class Run:
         except OSError as error:
             for name in moved:
                 (aside / name).rename(self.folder / name)
-            aside.rmdir()
+            with suppress(OSError):  # where not even this folder could be made
+                aside.rmdir()
             raise MetamixerError(f"{self.folder} cannot be replaced ({error.strerror or error})") from None
         shutil.rmtree(aside, ignore_errors=True)
 
