@@ -65,7 +65,6 @@ CLOUD_BYTES = 16 * GIB
 CHECKPOINT_BYTES = 256 * GIB
 ANY_BYTES = 1 << 62  # what is never read whole: shards, videos, archives
 
-PICTURE_PIXELS = 1 << 28  # 268 million, 0.8 GB as RGB: the largest photographs have 150 million
 NESTING = 100  # levels of lists and mappings in a file
 LINE_CHARACTERS = 1 * MIB  # of text that is read by lines
 SHARDS = 100_000  # files that a range in braces stands for

@@ -28,7 +28,7 @@ from metamixer.data.annotations.shapes import fault_of_mask
 from metamixer.data.archives import read_archive
 from metamixer.data.clouds import CloudAugmentation, Scenes, elastic_distortion
 from metamixer.data.formats import parse_json, read_json, read_xml, read_yaml
-from metamixer.data.pictures import pictures_below, read_picture
+from metamixer.data.pictures import opened_picture, pictures_below, read_picture
 from metamixer.data.shards import expand_ranges, number_classes
 from metamixer.data.source import open_pictures
 from metamixer.data.time_series import read_series
@@ -437,7 +437,7 @@ def _gif(width: int, height: int) -> bytes:
 
 
 BOMBS = {
-    "png": _png(12_000, 9_000),
+    "png": _png(15_000, 12_000),
     "tiff": _tiff(60_000, 60_000),
     "tiff of one tile": _tiff(16, 16, 65_520),
     "gif": _gif(60_000, 60_000),
@@ -446,7 +446,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.promise("bad input", "pictures that claim more pixels than Pillow's limit are refused, not warned of")
+@pytest.mark.promise("bad input", "pictures that claim more pixels than Pillow opens are refused before any is decoded")
 @pytest.mark.parametrize("kind", BOMBS)
 def test_pictures_of_a_few_bytes_that_claim_gigabytes(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "train" / "images" / "a.png"
@@ -459,6 +459,12 @@ def test_pictures_of_a_few_bytes_that_claim_gigabytes(kind: str, tmp_path: Path)
     (tmp_path / "train" / "labels" / "a.png").write_bytes(BOMBS[kind])
     with refused("a.png|no usable picture", megabytes=100):
         open_class_maps(tmp_path)
+
+
+def test_photographs_of_108_megapixels_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_png(12_000, 9_000))
+    with opened_picture(tmp_path / "a.png") as picture:
+        assert picture.size == (12_000, 9_000)
 
 
 def test_formats_that_start_other_programs_are_no_pictures(tmp_path: Path) -> None:
