@@ -82,6 +82,15 @@ def test_a_signal_in_a_validation_saves_and_ends(
     compare.assert_same_run(folder(config), tmp_path / "peace")
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_validation(
+    config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classification, "evaluate", lambda *arguments: pytest.fail("validated"))
+    with pytest.raises(TrainingInterruptedError, match="ended the run in its validation after step 6; its checkpoint"):
+        mm.train(config, lambda step: signal.raise_signal(signal.SIGTERM) if step.number == 6 else None)
+    assert steps_saved(config) == [6]
+
+
 @pytest.mark.promise("faults", "a signal that comes when all is done is said, and the exit code tells it")
 def test_a_signal_after_the_last_validation_is_said(config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     save, saves = Classification.save, []
