@@ -219,6 +219,26 @@ def test_a_full_disk_in_convert(model: nn.Module, tmp_path: Path, small_disk: An
     assert [path.name for path in small_disk.path.iterdir()] in ([], ["filling"])
 
 
+@pytest.mark.promise("bad input", "converting refuses weights that are NaN, or too large for half precision")
+@pytest.mark.parametrize(
+    ("value", "half", "sentence"),
+    [(float("nan"), False, "holds values that are no numbers"), (1e6, True, "too large for float16")],
+)
+def test_converted_weights_are_numbers(
+    value: float, half: bool, sentence: str, model: nn.Module, tmp_path: Path
+) -> None:
+    state = model.state_dict()
+    name = next(iter(state))
+    torch.save({**state, name: torch.full_like(state[name], value)}, tmp_path / "in.pth")
+    with pytest.raises(MetamixerError, match=sentence):
+        convert(tmp_path / "in.pth", tmp_path / "out.safetensors", half=half)
+    assert not (tmp_path / "out.safetensors").exists()
+    if not half:
+        return
+    convert(tmp_path / "in.pth", tmp_path / "out.safetensors")  # large, but float32 can hold it
+    assert (tmp_path / "out.safetensors").exists()
+
+
 def test_notices_of_merged_weights_are_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_file(dict(mm.merge(create_model("casvit_nano", num_classes=2)).state_dict()), tmp_path / "a.safetensors")
     with caplog.at_level(logging.WARNING, "metamixer"):

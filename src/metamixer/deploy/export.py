@@ -230,7 +230,7 @@ def export_command(
         calibration: folder of pictures that int8 learns its ranges from.
     """
     every = to.strip() == "all"
-    targets = list(TARGETS) if every else [name.strip() for name in to.split(",") if name.strip()]
+    targets = list(TARGETS) if every else list(dict.fromkeys(name.strip() for name in to.split(",") if name.strip()))
     if not targets:
         raise MetamixerError(f"name a target; known: {', '.join(TARGETS)}")
     left_out: dict[str, str] = {}

@@ -93,7 +93,7 @@ def write_weights(
     """Write tensors and what they say of themselves as one safetensors file, whole or not at all.
 
     ``dtype`` converts floating-point tensors. Raises MetamixerError where the place cannot be written, for metadata
-    that could not be read again, and for tensors that are none on a device.
+    that could not be read again, for tensors that are none on a device, and for numbers too large for ``dtype``.
     """
     entries = _as_entries(metadata)
     validated(FileMetadata, entries, path)
@@ -101,12 +101,18 @@ def write_weights(
     storages: set[int] = set()
     for name, tensor in plain_tensors(state, path).items():
         changed = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        if changed is not tensor and bool((changed.isinf() & tensor.isfinite()).any()):
+            raise MetamixerError(f"{path} is not written, since {name} holds numbers too large for {_named(dtype)}")
         changed = changed.detach().cpu().contiguous()
         storage = changed.untyped_storage().data_ptr()
         converted[name] = changed.clone() if storage in storages else changed  # the format stores every tensor apart
         storages.add(storage)
     with replace_when_done(path) as temporary:
         save_file(converted, temporary, entries)
+
+
+def _named(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _as_entries(metadata: Metadata) -> dict[str, str]:

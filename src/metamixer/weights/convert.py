@@ -42,7 +42,8 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
             the file says of itself, or what its keys and shapes tell.
         half: store numbers in half precision, as in the weights shipped with the package.
 
-    Raises MetamixerError for files that cannot be read or written, that fit no network, or not the one named.
+    Raises MetamixerError for files that cannot be read or written, that fit no network, or not the one named, and for
+    weights that are NaN or, with ``half``, too large.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -51,9 +52,9 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     half_or_as_it_is = torch.float16 if half else None
     if model is None and metadata is not None and metadata.architecture not in timm.list_models():
         # No backbone, but a detector, say, or a network for super-resolution: as it is.
-        write_weights(read_network(source), target, metadata, half_or_as_it_is)
+        write_weights(_numbers(read_network(source), source), target, metadata, half_or_as_it_is)
         return
-    state = read_state(source)
+    state = _numbers(read_state(source), source)
     name = model or (metadata.architecture if metadata else None) or infer_architecture(state)
     if name is None:
         raise MetamixerError(f"{source} does not tell which network it belongs to; name it with --model")
@@ -69,6 +70,14 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     classes = metadata.classes if metadata else None
     preprocessing = preprocessing or Preprocessing.of(network.pretrained_cfg)
     save_checkpoint(network, target, classes, preprocessing, half_or_as_it_is)
+
+
+def _numbers(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors. Raises MetamixerError where one holds NaN; infinity may be meant, as in a mask."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.isnan().any()):
+            raise MetamixerError(f"{file}: {name} holds values that are no numbers")
+    return state
 
 
 def backbone_arguments(architecture: str, metadata: Metadata, file: Path) -> dict[str, Any]:
