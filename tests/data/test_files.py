@@ -67,6 +67,19 @@ def test_places_that_cannot_be_written_are_named_before_the_work(tmp_path: Path)
         assert not reached
 
 
+@pytest.mark.promise("bad input", "no pipe, socket or device is replaced by a file that is written")
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)
+    for path, kind in ((pipe, "a pipe"), (link, "a device"), (tmp_path / "a\0b", "no file can have such a name")):
+        with pytest.raises(MetamixerError, match=kind), replace_when_done(path):
+            pytest.fail("the block ran")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_make_folder(tmp_path: Path) -> None:
     assert make_folder(tmp_path / "a" / "b").is_dir()
     assert make_folder(str(tmp_path / "a")) == tmp_path / "a"

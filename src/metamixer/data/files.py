@@ -192,6 +192,7 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
     Raises MetamixerError where the place cannot be written, before the block runs if that can be known.
     """
     path = Path(path)
+    _require_replaceable(path)
     if not path.parent.is_dir():
         raise MetamixerError(f"{path.parent}: no such folder")
     temporary = temporary_beside(path)
@@ -207,6 +208,19 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a name that could not be created cannot be deleted either
             temporary.unlink(missing_ok=True)
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raise MetamixerError where a name means a pipe or a device: whoever may rename would put a file in its place."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing there, or nothing that can be looked at
+        return
+    except ValueError:  # zeros, and what the file system's encoding has not got
+        raise MetamixerError(f"{path} cannot be written (no file can have such a name)") from None
+    kind = next((name for test, name in _KINDS if test(mode) and not stat.S_ISDIR(mode)), None)
+    if kind is not None:
+        raise MetamixerError(f"{path} is {kind}, which no file may replace")
 
 
 @contextmanager
