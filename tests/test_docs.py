@@ -82,3 +82,24 @@ def test_commands_exist(page: Path) -> None:
 
 def test_the_pages_hold_commands() -> None:
     assert sum(len(commands(path)) for path in PAGES) > 30
+
+
+def promises_in_tests() -> set[tuple[str, str]]:
+    """What the tests' ``promise`` marks say."""
+    found = set()
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.promise":
+                group, sentence = (ast.literal_eval(argument) for argument in node.args)
+                found.add((group, sentence))
+    return found
+
+
+@pytest.mark.promise("tests", "the page of promises names those of the tests, and no others")
+def test_the_page_of_promises_is_that_of_the_tests() -> None:
+    """Where it is not: ``python benchmarks/reliability.py`` makes it anew."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| \d+(?: \*\*\d+ failed\*\*)? \|", page, re.MULTILINE)
+    written = {row.replace("\\|", "|") for row in rows}
+    assert written == {sentence for _, sentence in promises_in_tests()}
+    assert not re.search(r"\*\*\d+ failed\*\*", page)

@@ -43,8 +43,8 @@ assert type(timm.create_model("casvit_nano")).__module__ == "metamixer.backbones
 """
 
 
-# Two families of ours fail, each in its own way, while threads import timm at the same time. (One that imports timm and
-# one that imports a part of timm or of ours may each hold what the other waits for; Python then hands out half a module.)
+# Two families of ours fail, each in its own way, while threads import timm at once. (Where one thread imports timm and
+# another a part of it, each may hold what the other waits for, and Python then gives half of it.)
 FAILING = """
 import sys
 import threading

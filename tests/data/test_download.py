@@ -16,7 +16,11 @@ from metamixer import MetamixerError
 from metamixer.data.download import cache_folder, download, one_process
 
 CONTENTS = bytes(range(256)) * 4096
-WHOLE = "downloads are whole and the file asked for, or not there: no web page, no half, no mixture"
+whole = pytest.mark.promise(
+    "faults", "downloads are whole and the file asked for, or not there: no web page, no half, no mixture"
+)
+
+
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()
 
 
@@ -140,7 +144,7 @@ def test_the_cache_is_in_the_home_by_default(monkeypatch: pytest.MonkeyPatch) ->
     assert cache_folder() == Path.home() / ".cache" / "metamixer"
 
 
-@pytest.mark.promise("faults", WHOLE)
+@whole
 def test_a_web_page_is_not_the_file(server: Any, cache: Path) -> None:
     server.extra["Content-Type"] = "text/html; charset=utf-8"
     with pytest.raises(MetamixerError, match=r"/file answers with a web page instead of the file; a login or a proxy"):
@@ -148,7 +152,7 @@ def test_a_web_page_is_not_the_file(server: Any, cache: Path) -> None:
     assert files(cache) == []
 
 
-@pytest.mark.promise("faults", WHOLE)
+@whole
 @pytest.mark.parametrize("known", [{}, {"sha256": DIGEST}])
 def test_a_broken_answer_without_a_length_is_not_whole(server: Any, cache: Path, known: dict[str, str]) -> None:
     server.chunked, server.breaks, server.etag = True, 1, '"1"'
@@ -156,7 +160,7 @@ def test_a_broken_answer_without_a_length_is_not_whole(server: Any, cache: Path,
     assert len(server.requests) == 2
 
 
-@pytest.mark.promise("faults", WHOLE)
+@whole
 def test_a_file_that_changed_meanwhile_is_not_mixed(server: Any, cache: Path) -> None:
     server.breaks, server.etag = 10**6, '"1"'
     with pytest.raises(MetamixerError, match="broke off"):
