@@ -168,6 +168,31 @@ def test_resuming_with_other_settings_is_refused_unless_allowed(config: mm.Train
     assert [row["epoch"] for row in metrics(tmp_path / "on")] == ["1", "2"]
 
 
+def test_an_older_checkpoint_of_its_own_folder_gives_up_the_later_ones(config: mm.TrainConfig) -> None:
+    mm.train(config)
+    folder = Path(config.out or "") / "checkpoints"
+    assert [path.name for path in checkpointing.checkpoints(folder)] == ["step_000000006.pt", "step_000000012.pt"]
+    older = replace(config, resume=str(folder / "step_000000006.pt"), allow_changes=True)
+    with pytest.raises(mm.MetamixerError, match="is of another architecture"):
+        mm.train(replace(older, task=replace(config.task, model="casvit_nano", model_args=())))
+    assert len(checkpointing.checkpoints(folder)) == 2  # a refusal takes nothing away
+
+    def interrupt(step: mm.train.Step) -> None:
+        if step.number == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(TrainingInterruptedError, match=r"step_000000009\.pt, and --resume auto goes on from it$"):
+        mm.train(replace(older, lr=0.001), on_step=interrupt)
+    assert [path.name for path in checkpointing.checkpoints(folder)] == ["step_000000006.pt", "step_000000009.pt"]
+
+
+def test_what_was_written_stays_whatever_lies_beside_it(tmp_path: Path) -> None:
+    for step in (25, 30):
+        checkpointing.write({}, tmp_path, step)
+    assert checkpointing.write({}, tmp_path, 21).is_file()
+    assert len(checkpointing.checkpoints(tmp_path)) == checkpointing.KEPT
+
+
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(
     config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

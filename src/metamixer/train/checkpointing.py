@@ -29,15 +29,31 @@ KEPT = 2
 
 
 def write(state: dict[str, Any], folder: Path, step: int) -> Path:
-    """Write a checkpoint, whole or not at all, and delete all but the last few. Raises MetamixerError."""
-    path = folder / f"step_{step:09}.pt"
+    """Write a checkpoint, whole or not at all, and delete all others but the last few. Raises MetamixerError."""
+    path = folder / _name(step)
     with suppress(OSError):  # said below; the run's folder is not made again where somebody has deleted it
         folder.mkdir(exist_ok=True)
     with replace_when_done(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
-    for old in checkpoints(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
+    _delete([other for other in checkpoints(folder) if other != path][: 1 - KEPT])
     return path
+
+
+def delete_later(folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps after this one, of a run that is given up. Raises MetamixerError."""
+    _delete([path for path in checkpoints(folder) if path.name > _name(step)])
+
+
+def _name(step: int) -> str:
+    return f"step_{step:09}.pt"
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MetamixerError(f"{path} cannot be deleted ({error.strerror or error})") from None
 
 
 def checkpoints(folder: Path) -> list[Path]:

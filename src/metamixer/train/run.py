@@ -91,6 +91,7 @@ class Run:
             self.sampler = batch_sampler(config, len(task), share)
             require_enough_a_part(task, self.plain, self.sampler, config)
         self.folder = Path(config.folder)
+        self.newest: Path | None = None  # the checkpoint to go on from: where this run began, or what it wrote since
         resumed = self._open_folder(opened)
         if (said := choice(task)) and accelerator.is_main_process:
             note(said)
@@ -112,6 +113,11 @@ class Run:
             set_seed(config.seed + accelerator.process_index)
         if resumed is not None:
             self._restore(*resumed)
+            with all_or_none():
+                if accelerator.is_main_process and self._is_own(
+                    resumed[0]
+                ):  # what came after would pass for this run's
+                    checkpointing.delete_later(self.checkpoints, self.progress.step)
 
     def batches(self) -> Iterator[list[Batch]]:
         """What is left of this epoch's batches, each as the parts that this process works through."""
@@ -159,18 +165,20 @@ class Run:
         for model in (self.plain, *([self.ema.module] if self.ema else ())):
             distributed.equalise_buffers(model)
         state = self._state()
+        written = None
         with all_or_none():
             if self.accelerator.is_main_process:
-                checkpointing.write(state, self.folder / "checkpoints", self.progress.step)
+                written = checkpointing.write(state, self.checkpoints, self.progress.step)
+        self.newest = from_all(written)[0]
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint in the run's folder."""
-        return next(reversed(checkpointing.checkpoints(self.folder / "checkpoints")), None)
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.folder / "checkpoints"
 
     def last_good(self) -> str:
         """Where to go on from, for messages."""
-        good = self.last_checkpoint()
-        return f"the last good checkpoint is {good}" if good else "no checkpoint was written before"
+        return f"the last good checkpoint is {self.newest}" if self.newest else "no checkpoint was written before"
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -211,19 +219,26 @@ class Run:
         with all_or_none():
             if first:
                 opened.enter_context(alone_in(make_folder(self.folder), "training"))
-        path = self.last_checkpoint() if config.resume == "auto" else config.resume and Path(config.resume)
-        path = from_all(path)[0]  # the first process's, even where another machine does not see its folder
+        path = Path(config.resume) if config.resume and config.resume != "auto" else None
+        if config.resume == "auto":
+            path = next(reversed(checkpointing.checkpoints(self.checkpoints)), None)
+        self.newest = path = from_all(path)[
+            0
+        ]  # the first process's, even where another machine does not see its folder
         resumed = None
         with all_or_none():
             if path:
                 resumed = path, checkpointing.read(path)
                 checkpointing.check_same(config, resumed[1]["config"], path)
             if first:
-                if not path or path.resolve().parent != (self.folder / "checkpoints").resolve():
+                if not (path and self._is_own(path)):
                     self._make_way(anew=not path)
                 write_json(self.folder / "config.json", config.to_dict())
                 write_json(self.folder / "environment.json", environment(self.accelerator, self.task))
         return resumed
+
+    def _is_own(self, checkpoint: Path) -> bool:
+        return checkpoint.resolve().parent == self.checkpoints.resolve()
 
     def _make_way(self, anew: bool) -> None:
         """Delete an earlier run in the folder, where that was asked for. Raises MetamixerError where it was not.

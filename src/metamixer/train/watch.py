@@ -140,7 +140,7 @@ class Watch:
             inside: what was under way, if not a step.
         """
         at, config = self.run.progress, self.run.config
-        saved = f"its checkpoint is {self.run.last_checkpoint()}, and --resume auto goes on from it"
+        saved = f"its checkpoint is {self.run.newest}, and --resume auto goes on from it"
         if at.epoch == config.epochs:
             saved = f"it was complete, and all of it is saved in {self.run.folder}"
         if self.stop:
@@ -161,7 +161,7 @@ class Watch:
             raise error
         self.run.save()
         raise MetamixerError(
-            f"{error}; that ended the run{inside} after step {at.step}; its checkpoint is {self.run.last_checkpoint()},"
+            f"{error}; that ended the run{inside} after step {at.step}; its checkpoint is {self.run.newest},"
             " and --resume auto goes on from it"
         ) from None
 
