@@ -32,13 +32,13 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # NumPy's end at 2³²; further processes and trainings count from it
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
-Factor = Annotated[int, Field(ge=1, le=64)]  # by which pictures are enlarged
+Upscaling = Annotated[int, Field(ge=2, le=4)]  # by which super-resolution enlarges
 Points = Annotated[int, Field(ge=2, le=100_000_000)]  # of a cloud
 Width = Annotated[int, Field(ge=1, le=16_384)]  # channels
-Depth = Annotated[int, Field(ge=1, le=1024)]  # blocks one after the other
+Depth = Annotated[int, Field(ge=0, le=128)]  # blocks one after the other, as of a stage
+Kernel = Annotated[int, Field(ge=1, le=1023)]
+Ratio = Annotated[int, Field(ge=1, le=256)]  # of a hidden width to the outer one
 Steps = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Classes = Annotated[int, Field(ge=1, le=1_000_000)]
-ClassIndex = Annotated[int, Field(ge=0, lt=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1)]

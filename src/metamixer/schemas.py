@@ -30,7 +30,7 @@ from torch import Tensor
 from typing_extensions import Self, TypedDict
 
 from metamixer.errors import MetamixerError
-from metamixer.limits import MOST_CLASSES, Share, Side, Text
+from metamixer.limits import MOST_CLASSES, Count, Depth, Kernel, Ratio, Share, Side, Text, Upscaling, Width
 
 #: How every file is read; dataclasses take it as ``__pydantic_config__``.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -99,16 +99,12 @@ class _Entries(BaseModel):
 
 
 # --- Bounds ----------------------------------------------------------------------------------------------------------
-# Far above all that is in use, and low enough that checking costs little.
+# Far above all that is in use, and low enough that checking costs little. What is a setting, too, is in limits.py.
 
 WIDTH = 16_384  # channels
 STAGES = 16
 
-Width = Annotated[int, Field(ge=1, le=WIDTH)]
-Depth = Annotated[int, Field(ge=0, le=128)]  # blocks of a stage
-Kernel = Annotated[int, Field(ge=1, le=1023)]
 Factor = Annotated[float, Field(gt=0, le=256)]
-Length = Annotated[int, Field(ge=1, le=1_000_000)]  # of a series, and of lists of boxes
 Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 Deviation = Annotated[float, Field(gt=0, le=1e300)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
@@ -249,20 +245,20 @@ ARGUMENTS: dict[str, Any] = {
     "score_threshold": Share,
     "overlap": Share,
     "proposal_overlap": Share,
-    "candidates": Length,
-    "limit": Length,
-    "proposals": Length,
-    "samples": Length,
+    "candidates": Count,
+    "limit": Count,
+    "proposals": Count,
+    "samples": Count,
     "matched_from": Share,
     "averaged_over": Literal["pixels", "labelled", "weights"] | None,
     "kernels": _some(Kernel),
     # other networks
-    "scale": Literal[2, 3, 4],
+    "scale": Upscaling,
     "dim": Width,
     "large_init": bool,
-    "lookback": Length,
-    "horizon": Length,
-    "ffn_ratio": Annotated[int, Field(ge=1, le=256)],
+    "lookback": Count,
+    "horizon": Count,
+    "ffn_ratio": Ratio,
     "patch": Kernel,
     "stride": Kernel,
     "kernel_size": Kernel,

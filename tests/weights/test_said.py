@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import timm
@@ -14,10 +14,14 @@ from timm.models import model_entrypoint
 
 from metamixer import MetamixerError, build, create_model, list_models
 from metamixer.heads.build import HEADS
+from metamixer.limits import _ranges
 from metamixer.models import load_model
 from metamixer.networks import NETWORKS, save_network
-from metamixer.schemas import ARGUMENTS, parameters_of
+from metamixer.schemas import ARGUMENTS, parameters_of, validated
 from metamixer.tasks.dense import load_any_model
+from metamixer.tasks.forecasting import Forecasting
+from metamixer.tasks.point_clouds import PointSegmentation
+from metamixer.tasks.super_resolution import SuperResolution
 from metamixer.weights import save_checkpoint
 from metamixer.weights.load import made_by
 
@@ -191,3 +195,30 @@ def test_a_file_that_says_nothing_needs_no_schema(files: dict[str, Path], tmp_pa
     trained = create_model("casvit_nano", num_classes=2)
     save_file(trained.state_dict(), tmp_path / "bare.safetensors", {"format": "pt", "step": "3"})
     assert torch.equal(load_model(tmp_path / "bare.safetensors").head.fc.weight, trained.head.fc.weight)
+
+
+@pytest.mark.parametrize(("task", "count"), [(SuperResolution, 6), (Forecasting, 14), (PointSegmentation, 1)])
+def test_every_setting_of_a_training_may_stand_in_its_file(task: Any, count: int) -> None:
+    """Both ends of the range of every setting that is an argument of the network, too."""
+    hints = get_type_hints(task, include_extras=True)
+    ends = [
+        (name, getattr(limit, end))
+        for name in hints.keys() & ARGUMENTS.keys()
+        for base, info in _ranges(hints[name])
+        for limit in info.metadata
+        for end in ("ge", "le")
+        if hasattr(limit, end)
+    ]
+    for name, value in ends:
+        validated(ARGUMENTS[name], value, task.__name__, entry=name)
+    assert len(ends) >= count
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    small = dict(channels=2, lookback=8, horizon=3, dim=4)
+    file = tmp_path / "large.safetensors"
+    with pytest.raises(MetamixerError, match=r"large\.safetensors: arguments\.kernel_size should be .* 1023"):
+        save_network(create_model("ffnet_tsf", kernel_size=2047, **small), file)
+    with pytest.raises(MetamixerError, match=r"large\.safetensors: arguments\.depths\.0 should be .* 128"):
+        save_checkpoint(create_model("metaformer_nano", depths=(129, 0, 0, 0), dims=(4, 4, 8, 8)), file)
+    assert not file.exists()

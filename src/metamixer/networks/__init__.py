@@ -110,9 +110,11 @@ def save_network(network: nn.Module, path: str | Path, about: Mapping[str, Any] 
             entries of each kind of network), and a ``note``; by default what the network already carries
             (:func:`about`).
 
-    Raises MetamixerError where the place cannot be written, and for facts of another kind.
+    Raises MetamixerError where the place cannot be written, for facts of another kind, and for arguments that no file
+    may ask for.
     """
     name, arguments = cast(tuple[str, dict[str, Any]], network.made_by)
+    validated_arguments(arguments, NETWORKS[name], path)  # what could not be read again is not written
     facts = _about_of(name, getattr(network, "about", {}) if about is None else dict(about), path)
     write_weights(network.state_dict(), path, Metadata(name, arguments=arguments, about=facts))
 

@@ -29,7 +29,7 @@ from metamixer.data.time_series import (
     windows_of,
 )
 from metamixer.errors import MetamixerError
-from metamixer.limits import Count, CountOrNone, Depth, ShareBelowOne, Width, check_settings
+from metamixer.limits import Count, Depth, Kernel, Ratio, ShareBelowOne, Width, check_settings
 from metamixer.networks import FFNetTSF, about, create_network, save_network
 from metamixer.ops.allocator import keep_freed_memory
 from metamixer.printing import as_utf8
@@ -73,13 +73,13 @@ class Forecasting(Task):
     split: Split = "auto"
     lookback: Count = 96
     horizon: Count = 96
-    ffn_ratio: Width = 2
+    ffn_ratio: Ratio = 2
     dim: Width = 64
     depth: Depth = 1
-    patch: Count = 4
-    stride: Count = 2
-    kernel_size: Width = 51
-    small_kernel: CountOrNone = 5
+    patch: Kernel = 4
+    stride: Kernel = 2
+    kernel_size: Kernel = 51
+    small_kernel: Kernel = 5
     drop_rate: ShareBelowOne = 0.7
     head_drop_rate: ShareBelowOne = 0.0
     checkpoint: str | None = None

@@ -22,7 +22,7 @@ from metamixer.data.picture_pairs import PicturePairs
 from metamixer.data.pictures import read_picture, to_rgb
 from metamixer.data.source import is_test_name
 from metamixer.errors import MetamixerError
-from metamixer.limits import Count, Depth, Factor, NotNegative, Side, Width, check_settings
+from metamixer.limits import Count, Depth, NotNegative, Side, Upscaling, Width, check_settings
 from metamixer.networks import FFNetSR, create_network, save_network, upscale
 from metamixer.printing import as_utf8
 from metamixer.tasks.evaluation_mode import evaluation_mode
@@ -58,7 +58,7 @@ class SuperResolution(Task):
     validation: str | None = None
     small: str | None = None
     small_validation: str | None = None
-    scale: Factor = 2
+    scale: Upscaling = 2
     dim: Width | None = None
     depth: Depth | None = None
     checkpoint: str | None = None

@@ -19,7 +19,7 @@ from metamixer.data.preprocessing import Preprocessing
 from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
 from metamixer.limits import CHECKPOINT_BYTES
-from metamixer.schemas import FileMetadata, validated
+from metamixer.schemas import FileMetadata, validated, validated_arguments
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,17 @@ def save_checkpoint(
     ``classes`` and ``preprocessing`` default to what the model's ``pretrained_cfg`` says; names that do not match the
     number of classes are left out. ``dtype`` (say ``torch.float16``) converts floating-point tensors. The file
     appears whole or not at all. Raises MetamixerError where the place cannot be written, and for weights that cannot
-    (on the meta device, sparse, quantised …).
+    (on the meta device, sparse, quantised …), and for arguments that no file may ask for.
     """
     cfg = cast(dict[str, Any], model.pretrained_cfg)
     classes = cfg.get("label_names") if classes is None else classes
     named = classes is not None and len(classes) == model.num_classes
     preprocessing = Preprocessing.of(cfg) if preprocessing is None else preprocessing
+    arguments = _arguments(model)
+    own = {name: value for name, value in arguments.items() if name not in ("backbone", "backbone_kwargs")}
+    validated_arguments(own, type(model), path)  # what could not be read again is not written
     metadata = Metadata(
-        cfg["architecture"], tuple(cast(Sequence[str], classes)) if named else None, preprocessing, _arguments(model)
+        cfg["architecture"], tuple(cast(Sequence[str], classes)) if named else None, preprocessing, arguments
     )
     write_weights(model.state_dict(), path, metadata, dtype)
 
