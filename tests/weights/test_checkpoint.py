@@ -106,6 +106,12 @@ def test_released_files_tell_their_architecture(name: str) -> None:
     assert infer_architecture(to_our_layout(released)) == name.removesuffix("_features")
 
 
+def test_a_part_of_a_network_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(MetamixerError, match="is a part of a network; save the network that it was taken from"):
+        save_checkpoint(create_model("affnet_nano", features_only=True), tmp_path / "part.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_convert_takes_a_tags_preprocessing(tmp_path: Path) -> None:
     torch.save(create_model("casvit_xs").state_dict(), tmp_path / "in.pth")
     convert(tmp_path / "in.pth", tmp_path / "out.safetensors", "casvit_xs.in1k_384")

@@ -41,7 +41,7 @@ from metamixer.deploy.timing import milliseconds, take_turns, torch_threads
 from metamixer.errors import MetamixerError
 from metamixer.finite import called
 from metamixer.heads.base import DenseModel, Size
-from metamixer.limits import Count, CountOrNone, Side, checked
+from metamixer.limits import CountOrNone, Side, checked
 from metamixer.networks import FFNetPoints, FFNetSR, FFNetTSF
 from metamixer.printing import notices, say, working
 from metamixer.tasks.dense import load_any_model
@@ -65,7 +65,7 @@ def export(
     model: nn.Module | str | Path,
     target: str = "onnx",
     path: str | Path | None = None,
-    image_size: Count | tuple[Side, Side] | None = None,
+    image_size: Side | tuple[Side, Side] | None = None,
     *,
     weights: Precision = "fp32",
     sizes: tuple[Side, Side] | None = None,
@@ -200,7 +200,7 @@ def export_command(
     *,
     to: str = "onnx",
     out: Path = Path("exported"),
-    image_size: Count | tuple[Side, Side] | None = None,
+    image_size: Side | tuple[Side, Side] | None = None,
     sizes: tuple[Side, Side] | None = None,
     dynamic_batch: bool = False,
     normalise: bool = False,

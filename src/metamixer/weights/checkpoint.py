@@ -74,9 +74,16 @@ def save_checkpoint(
 
     ``classes`` and ``preprocessing`` default to what the model's ``pretrained_cfg`` says; names that do not match the
     number of classes are left out. ``dtype`` (say ``torch.float16``) converts floating-point tensors. The file
-    appears whole or not at all. Raises MetamixerError where the place cannot be written, and for weights that cannot
-    (on the meta device, sparse, quantised …), and for arguments that no file may ask for.
+    appears whole or not at all.
+
+    Raises MetamixerError where the place cannot be written, for weights that cannot (on the meta device, sparse,
+    quantised …), for arguments that no file may ask for, and for a part of a network, such as a features-only model.
     """
+    if not hasattr(model, "num_classes"):
+        raise MetamixerError(
+            f"{type(model).__name__} is a part of a network; save the network that it was taken from, and take the "
+            "part after loading"
+        )
     cfg = cast(dict[str, Any], model.pretrained_cfg)
     classes = cfg.get("label_names") if classes is None else classes
     named = classes is not None and len(classes) == model.num_classes
