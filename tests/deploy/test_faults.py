@@ -136,8 +136,17 @@ def _convert(target, model, example, path, *_) -> str:
 )
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_at_the_end(
-    number: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    number: signal.Signals,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what a shell starts in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     (tmp_path / "pictures").mkdir()
     PICTURES[0].save(tmp_path / "pictures" / "a.png")
     monkeypatch.setattr(export_module, "convert", _convert)

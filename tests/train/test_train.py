@@ -341,7 +341,7 @@ def test_places_names_and_data_that_do_not_fit(config: mm.TrainConfig, tmp_path:
             mm.train(replace(config, **change))
     tasks: list[tuple[str, dict[str, Any]]] = [
         ("did you mean 'metaformer_nano'", dict(model="metaformer_nan")),
-        ("metaformer_nano refuses its arguments", dict(model_args=("colour=3",))),
+        ("--model-args: colour is no entry that is known there", dict(model_args=("colour=3",))),
         ("missing: no such folder", dict(data=str(tmp_path / "missing"))),
         ("needs a folder 'train'", dict(data=str(tmp_path))),
         ("the folder of pictures is not given", dict(data="")),

@@ -137,8 +137,8 @@ class _Bounded(io.FileIO):
         try:
             return super().seek(position, whence)
         except OSError as error:
-            if whence == os.SEEK_SET and position < 0:
-                raise  # readers of damaged archives try that, and know what it means
+            if position < 0:
+                raise  # before the beginning: readers of damaged archives try that, and know what it means
             raise MetamixerError(f"{self.path} cannot be read as {self.what} ({error.strerror or error})") from None
 
     def readall(self) -> bytes:
