@@ -9,13 +9,12 @@ those that passed, and those that were skipped for want of what they need. A pro
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-
-from metamixer.bench.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -36,27 +35,24 @@ Promise = tuple[str, str]
 
 
 class Outcomes:
-    """A pytest plugin that counts outcomes by promise."""
+    """A pytest plugin that counts outcomes by promise (``tests/conftest.py`` writes each into its tests' reports)."""
 
     def __init__(self) -> None:
-        self.promises: dict[str, list[Promise]] = {}
         self.counts: dict[Promise, Counter[str]] = defaultdict(Counter)
         self.files: dict[Promise, set[str]] = defaultdict(set)
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            self.promises[item.nodeid] = [(mark.args[0], mark.args[1]) for mark in item.iter_markers("promise")]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.passed:  # a set-up or tear-down that went well says nothing
             return
-        for promise in self.promises.get(report.nodeid, ()):
+        for promise in [(group, sentence) for name, (group, sentence) in report.user_properties if name == "promise"]:
             self.counts[promise][report.outcome] += 1
             self.files[promise].add(report.nodeid.partition("::")[0])
 
 
 def page(outcomes: Outcomes) -> str:
     """The page: what people wrote above the line that says so, then a table for each group."""
+    from metamixer.bench.machine import this_machine  # not before pytest, which warns of what it finds imported
+
     written, above, _ = PAGE.read_text().partition(ABOVE)
     lines = [written + above, ""]
     for group, title in GROUPS.items():
@@ -77,8 +73,10 @@ def page(outcomes: Outcomes) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the tests; write the page where all of them ran."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of two processes on two cores
     outcomes = Outcomes()
-    code = pytest.main(["-q", "-m", "promise", *(arguments or [str(ROOT / "tests")])], plugins=[outcomes])
+    shared = ["--numprocesses", "2", "--dist", "loadfile"]
+    code = pytest.main(["-q", "-m", "promise", *shared, *(arguments or [str(ROOT / "tests")])], plugins=[outcomes])
     if not arguments:
         PAGE.write_text(page(outcomes))
     return int(code)

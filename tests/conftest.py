@@ -15,6 +15,12 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Reports carry the promises that their tests show (``benchmarks/reliability.py``)."""
+    for item in items:
+        item.user_properties += [("promise", list(mark.args)) for mark in item.iter_markers("promise")]
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same random numbers, whatever ran before it."""
