@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 import metamixer as mm
+from metamixer import finite
 from metamixer.cli import main
 from metamixer.deploy import onnx as target
 from metamixer.errors import MetamixerError
@@ -70,6 +71,20 @@ def test_every_verb_says_so(
         error = capsys.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+def test_every_output_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, calls = tmp_path / "m.safetensors", []
+    model = mm.create_model("casvit_nano", **SMALL)
+    save_checkpoint(model, checkpoint, classes=("a", "b", "c"))
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    PICTURE.save(tmp_path / "data" / "a" / "0.png")
+    monkeypatch.setattr(finite, "check_outputs", lambda outputs, module: calls.append(module))
+    assert main(["predict", str(checkpoint), str(tmp_path / "data" / "a" / "0.png"), "--image-size", "32"]) == 0
+    assert len(calls) == 1
+    asked = ["evaluate", str(checkpoint), "--data", str(tmp_path / "data"), "--image-size", "32", "--workers", "0"]
+    assert main(asked) == 0
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("build", ["semantic_fpn", "retinanet", "ffnet_sr_nano"])

@@ -413,6 +413,19 @@ def test_the_verbs_know_detectors_and_segmenters(
     assert 0 <= metrics["mAP"] <= metrics["mAP50"] <= 1
 
 
+def test_networks_of_other_channels_are_refused_in_one_sentence(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "grey.safetensors"
+    save_checkpoint(build("semantic_fpn", NANO, 3, backbone_kwargs={"in_chans": 1}, channels=16), file)
+    picture = str(maps / "val" / "images" / "0.png")
+    for asked in (["predict", str(file), picture, picture], ["evaluate", str(file), "--data", str(maps)]):
+        assert main(asked) == 1
+        said = capsys.readouterr().err
+        assert said.count("the network reads 1 channels, and pictures have three: red, green and blue") == 1
+        assert said.count("\n") == 1
+
+
 def test_evaluate_takes_views_and_formats(
     coco: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

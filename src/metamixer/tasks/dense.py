@@ -24,7 +24,7 @@ from metamixer.errors import MetamixerError
 from metamixer.heads.base import DenseModel, SegmentationModel
 from metamixer.heads.build import HEADS, build
 from metamixer.limits import PixelValue, Share, Side, Workers, checked
-from metamixer.models import class_names, load_model
+from metamixer.models import class_names, load_model, require_rgb
 from metamixer.printing import complain, say
 from metamixer.tasks.dense_inference import SegmentationInference, detect, read_ahead, segment
 from metamixer.tasks.dense_metrics import ClassMapMetrics, objects_found
@@ -72,8 +72,9 @@ def predict_dense(
         score: surest objects only; 0 for all.
         how: windows, scales and mirroring, for class maps.
 
-    Raises MetamixerError for an unreadable picture and a score outside 0…1.
+    Raises MetamixerError for an unreadable picture, a score outside 0…1, and a network of other channels than three.
     """
+    require_rgb(model)
     upright = to_rgb(ImageOps.exif_transpose(picture)) if isinstance(picture, Image.Image) else read_picture(picture)
     source = None if isinstance(picture, Image.Image) else str(picture)
     if isinstance(model, SegmentationModel):
@@ -92,8 +93,10 @@ def predict_files(
 
     ``out``, a folder, gets the drawn pictures (``0001_NAME.png``; of a class map also ``0001_NAME_classes.png``) and
     videos, and ``predictions.json``. A picture that cannot be read is named, and the others are predicted all the same.
-    Raises MetamixerError for a folder without pictures, and for a video without ``out``.
+    Raises MetamixerError for a folder without pictures, a video without ``out``, and a network of other channels than
+    three.
     """
+    require_rgb(model)
     files = picture_files(paths)
     folder = None if out is None else make_folder(out)
     if folder is None and any(file.suffix.lower() in VIDEOS for file in files):
@@ -194,6 +197,7 @@ def evaluate_dense(
     Args are those of :func:`predict_dense`, :func:`~metamixer.data.annotations.open_objects` and
     :func:`~metamixer.data.annotations.open_class_maps`, and so is what it raises.
     """
+    require_rgb(model)
     truth = _truth(model, data, split, format, bad_entries, void, zero_is_void)
     if isinstance(truth, ObjectSet):
         masks = hasattr(model, "mask_heads") and truth.has_masks

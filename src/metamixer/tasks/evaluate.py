@@ -120,7 +120,8 @@ def evaluate_command(
     """
     how = SegmentationInference(window, stride, scales, mirror)
     network = load_any_model(model).to(default_device())
-    watch_outputs(network)
+    if isinstance(network, (DenseModel, *KINDS)):  # of a classifier, the function below does it
+        watch_outputs(network)
     check_settings(network, split=split, time_column=time_column, small=small, views=views)
     found: dict[str, float] | None = None
     if isinstance(network, DenseModel):

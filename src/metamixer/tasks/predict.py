@@ -141,7 +141,8 @@ def predict_command(
         views: label points by ten views of the scene (test-time voting).
     """
     classifier = load_any_model(model).to(default_device())
-    watch_outputs(classifier)
+    if isinstance(classifier, (DenseModel, *KINDS)):  # of a classifier, the function below does it
+        watch_outputs(classifier)
     other_networks.check_settings(classifier, time_column=time_column, views=views)
     if isinstance(classifier, DenseModel):
         return predict_files(classifier, (picture, *more), out, image_size, score)
