@@ -13,6 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run, so that no change is blamed for what another example finds; EXPLORE=1 draws others.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+if not os.environ.get("EXPLORE"):
+    settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import metamixer
@@ -87,6 +87,9 @@ WAYS: dict[str, Callable[[str], None]] = {
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @settings(max_examples=40, deadline=None)
 @given(name=names)
+@example(name="\U000e0000")
+@example(name="\u200d")
+@example(name="\xa0")
 def test_any_name_is_printed_whole(way: str, encoding: str, name: str) -> None:
     said = _printed(lambda: WAYS[way](name), encoding)
     expected = shown(name).encode(encoding, "backslashreplace").decode(encoding)

@@ -149,6 +149,7 @@ class Table:
                 _text(heading),
                 justify="left" if at_left else "right",
                 overflow="fold",
+                min_width=1,  # a name of characters without width would be left out
                 no_wrap=dense and not at_left,
             )
         for cells, bold in self.rows:
