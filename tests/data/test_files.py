@@ -1,12 +1,15 @@
 """Files appear whole or not at all."""
 
+import errno
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +144,7 @@ def test_what_a_killed_process_left_is_deleted_by_the_next(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 2
     machine = next(tmp_path.iterdir()).name.split(".")[-2].split("-")[0]
     living = tmp_path / f".file.{machine}-{os.getppid()}.part"
-    own = tmp_path / f".file.{machine}-{os.getpid()}.part"  # numbers come again
+    own = tmp_path / f".file.{machine}-{os.getpid()}-0.part"  # numbers come again
     elsewhere, abandoned = tmp_path / ".file.00000000-1.part", tmp_path / ".old.00000000-1.part"
     for path in (living, own, elsewhere, abandoned):
         path.touch()
@@ -167,6 +170,65 @@ def test_contents_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: p
     if sys.platform == "linux":
         assert done == [".part", "renamed", ""]
     assert done[1] == "renamed"
+
+
+def test_a_folder_is_synced_file_by_file_while_there_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(unfinished.os, "fsync", lambda descriptor: synced.append("fsync"))
+    monkeypatch.setattr(unfinished.os, "sync", lambda: synced.append("sync"), raising=False)
+    monkeypatch.setattr(unfinished, "_ONE_BY_ONE", 3)
+    (tmp_path / "set" / "inner").mkdir(parents=True)
+    for name in ("a", "inner/b"):
+        (tmp_path / "set" / name).touch(mode=0o400)
+    unfinished.sync(tmp_path / "set")
+    assert set(synced) == {"fsync"}
+    assert len(synced) == 4 if hasattr(os, "O_DIRECTORY") else 2  # two files, two folders
+    synced.clear()
+    (tmp_path / "set" / "c").touch()
+    unfinished.sync(tmp_path / "set")
+    assert synced == ["sync"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="no folder can be synced here")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO])
+def test_file_systems_that_sync_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    def write() -> None:
+        with replace_when_done(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+
+    monkeypatch.setattr(unfinished.os, "fsync", refuse_folders)
+    if number == errno.EIO:  # that is no missing ability
+        with pytest.raises(MetamixerError, match="Input/output error"):
+            write()
+    else:
+        write()
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_threads_leave_each_others_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come into a folder at once, that write one target, and that call the folder by another name."""
+    clear = unfinished._clear_leftovers
+    monkeypatch.setattr(unfinished, "_clear_leftovers", lambda folder: (time.sleep(0.05), clear(folder)))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").symlink_to("here")
+
+    def write(index: int) -> None:
+        folder = tmp_path / ("there" if index == 3 else "here")
+        with replace_when_done(folder / "one.txt") as temporary:
+            temporary.write_text(f"{index}")
+            time.sleep(0.2)
+            assert temporary.read_text() == f"{index}"
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["one.txt"]
 
 
 @pytest.mark.promise("faults", "a full disk is one sentence, whichever library writes, and the file before stays whole")
