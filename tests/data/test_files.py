@@ -83,6 +83,20 @@ def test_only_files_are_replaced(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("opener", [replace_when_done, folder_when_done])
+def test_an_error_of_another_file_is_not_the_targets(tmp_path: Path, opener: Callable[[Path], Any]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"), opener(tmp_path / "a"):
+        (tmp_path / "missing.txt").read_text()
+    with pytest.raises(IsADirectoryError), opener(tmp_path / "a"):
+        tmp_path.read_bytes()
+    with (
+        pytest.raises(MetamixerError, match=r"a cannot be written \((No such file|Not a directory)"),
+        opener(tmp_path / "a") as temporary,
+    ):
+        (temporary / "missing" / "a").write_text("new")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_make_folder(tmp_path: Path) -> None:
     assert make_folder(tmp_path / "a" / "b").is_dir()
     assert make_folder(str(tmp_path / "a")) == tmp_path / "a"

@@ -64,6 +64,17 @@ def test_a_library_that_hides_the_full_disk(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_an_export_replaces_only_files(tmp_path: Path) -> None:
+    path = tmp_path / "m.pte"
+    for taken in (path, report_path(path)):
+        os.mkfifo(taken)
+        with pytest.raises(MetamixerError, match=rf"{taken.name} is a pipe, which no file may replace"), artefact(path):
+            pytest.fail("the block ran")
+        assert taken.is_fifo()
+        taken.unlink()
+
+
 _HALF_WRITTEN = """
 import sys, time
 from pathlib import Path

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from metamixer.data.connection import RefusedError, address, ask
 from metamixer.data.files import open_regular, read_text
-from metamixer.data.unfinished import reason_of_failed_write, sync, sync_names
+from metamixer.data.unfinished import sync, sync_names
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANY_BYTES, KIB, in_words
 from metamixer.printing import Bar, notices
@@ -69,7 +69,7 @@ def download(
             _check(url, part, size if size is not None else announced, digests)
             part.take_name()
     except (OSError, ValueError) as error:  # those of the network were caught where they arose
-        raise MetamixerError(f"{target} cannot be written ({reason_of_failed_write(error) or error})") from None
+        raise MetamixerError(f"{target} cannot be written ({getattr(error, 'strerror', None) or error})") from None
     return target
 
 

@@ -192,7 +192,7 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
     Raises MetamixerError where the place cannot be written, before the block runs if that can be known.
     """
     path = Path(path)
-    _require_replaceable(path)
+    require_replaceable(path)
     if not path.parent.is_dir():
         raise MetamixerError(f"{path.parent}: no such folder")
     temporary = temporary_beside(path)
@@ -201,7 +201,9 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
             if path.is_dir():
                 raise IsADirectoryError(None, "it is a folder")
             temporary.touch()
+        with _failing_in_a_sentence(path, temporary):
             yield temporary
+        with _failing_in_a_sentence(path):
             sync(temporary)
             temporary.replace(path)
             sync_names(path.parent)
@@ -210,7 +212,7 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _require_replaceable(path: Path) -> None:
+def require_replaceable(path: Path) -> None:
     """Raise MetamixerError where a name means a pipe or a device: whoever may rename would put a file in its place."""
     try:
         mode = path.stat().st_mode
@@ -232,27 +234,48 @@ def folder_when_done(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = temporary_beside(path)
-    try:
+    with _failing_in_a_sentence(path):
+        if path.exists():
+            raise FileExistsError(None, "it exists")
+    with room_beside(path) as temporary:
+        yield temporary
         with _failing_in_a_sentence(path):
-            if path.exists():
-                raise FileExistsError(None, "it exists")
-            temporary.mkdir()
-            yield temporary
             sync(temporary)
             temporary.rename(path)
             sync_names(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def _failing_in_a_sentence(path: Path) -> Iterator[None]:
-    """Full disks and the like as MetamixerError, whichever library met them; other errors as they are."""
+def room_beside(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` for what is to become it, deleted in the end however the block ends.
+
+    Raises MetamixerError where it cannot be made, or what lies in it cannot be written.
+    """
+    room = temporary_beside(path)
+    try:
+        with _failing_in_a_sentence(path):
+            room.mkdir()
+        with _failing_in_a_sentence(path, room):
+            yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def _failing_in_a_sentence(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Full disks and the like as MetamixerError, whichever library met them; other errors as they are.
+
+    Args:
+        path: for the sentence.
+        temporary: what the block writes, where it is a caller's, whose other files are not to be blamed on ``path``.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = reason_of_failed_write(error)
+        if temporary is None and isinstance(error, OSError):
+            reason: str | None = error.strerror or str(error)
+        else:
+            reason = reason_of_failed_write(error, temporary or path)
         if reason is None:
             raise
         raise MetamixerError(f"{path} cannot be written ({reason})") from None

@@ -17,7 +17,6 @@ from threading import Lock
 
 from safetensors import SafetensorError
 
-
 _lock = Lock()
 _cleared: set[Path] = set()  # folders, each looked at once: it may hold many files
 _own: set[str] = set()  # names that this process was given; a folder has several names, and one may still be cleared
@@ -112,12 +111,31 @@ def sync_names(folder: Path) -> None:
 _NO_NAMES = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES)
 
 
-def reason_of_failed_write(error: BaseException) -> str | None:
-    """Why a file could not be written, such as a full disk, whichever library says so; None for other errors."""
+def reason_of_failed_write(error: BaseException, place: Path) -> str | None:
+    """Why what lies at or below ``place`` could not be written, such as a full disk, whichever library says so; None
+    for other errors, as of a file elsewhere that is missing."""
     if isinstance(error, OSError):
-        return error.strerror or str(error)
-    number = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
-    if number:
-        return os.strerror(int(number[1]))
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+        inside = any(Path(name).absolute().is_relative_to(place.absolute()) for name in names)
+        no_name = not names and (error.errno == errno.EACCES or _OF_LIBRARIES.search(str(error)) is not None)
+        return (error.strerror or str(error)) if error.errno in _FULL or inside or no_name else None
+    if isinstance(error, SafetensorError):
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        return os.strerror(int(number[1])) if number and int(number[1]) in _FULL else None
     cause = error.__context__  # torch.save raises a RuntimeError while it handles the file's own
-    return reason_of_failed_write(cause) if isinstance(cause, OSError) else None
+    return reason_of_failed_write(cause, place) if isinstance(cause, OSError) else None
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OF_LIBRARIES = re.compile(r"requested and \d+ written|when writing image file")  # NumPy's and Pillow's
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a disk has no room left, which libraries in C++ tell in their own ways, or not at all."""
+    try:
+        return shutil.disk_usage(folder).free < _NOTHING_LEFT
+    except OSError:
+        return False
+
+
+_NOTHING_LEFT = 2**16  # bytes: libraries write in blocks, and what is less than one stays free

@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metamixer.deploy.artefact import tells_of_place
+from metamixer.data.unfinished import reason_of_failed_write
 from metamixer.deploy.quiet import quiet
 from metamixer.deploy.settings import Settings
 from metamixer.errors import MetamixerError
@@ -86,7 +86,7 @@ def convert(target: Target, model: nn.Module, example: Tensor, path: Path, setti
     except MetamixerError:
         raise
     except Exception as error:  # converters raise nearly anything
-        if isinstance(error, OSError) and tells_of_place(error, path.parent):
+        if isinstance(error, OSError) and reason_of_failed_write(error, path.parent) is not None:
             raise
         raise MetamixerError(f"{name} cannot be exported to {target.runtime} ({in_one_line(error)})") from error
 
