@@ -7,8 +7,10 @@ import io
 import json
 import resource
 import struct
+import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -39,14 +41,22 @@ DIGITS = "9" * 5000
 
 @contextmanager
 def refused(message: str, seconds: float = 5, megabytes: int = 300) -> Iterator[None]:
-    """One sentence, soon, and without much memory (which only a process that never had more can tell)."""
+    """One sentence, soon, and without much memory: Python's and NumPy's by every block, that of C libraries where the
+    process never had more."""
+    kib = 1024 if sys.platform == "darwin" else 1
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(MetamixerError, match=message) as raised:
-        yield
+    tracemalloc.start()
+    try:
+        with pytest.raises(MetamixerError, match=message) as raised:
+            yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 1000
     assert time.process_time() - began < seconds
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < megabytes * 1024
+    assert peak < megabytes * 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < megabytes * 1024 * kib
 
 
 def png(path: Path, size: tuple[int, int] = (20, 20)) -> Path:

@@ -103,7 +103,7 @@ def test_a_data_set_without_a_network(server: Any) -> None:
     began = time.monotonic()
     with pytest.raises(MetamixerError, match=r"/api/datasets/owner/name could not be reached .* is there a network"):
         open_pictures("hf://owner/name", "train")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # far less, and 34 without the bounds
 
 
 @pytest.mark.promise("faults", "what is on this machine already needs no network")

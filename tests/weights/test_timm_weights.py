@@ -72,7 +72,7 @@ def test_without_a_network(server: Any, use: Any, caplog: pytest.LogCaptureFixtu
     began = time.monotonic()
     with pytest.raises(MetamixerError, match=rf"{REPOSITORY}/.* could not be reached .* is there a network"):
         use(NAME)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # far less, and 34 without the bounds
     assert caplog.messages == [f"fetching {server.url(REPOSITORY)}/resolve/main/model.safetensors"]
 
 
