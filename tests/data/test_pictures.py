@@ -2,13 +2,18 @@
 
 import io
 import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from metamixer.data.pictures import pictures_below, read_picture
+from metamixer.data import pictures
+from metamixer.data.pictures import opened_picture, pictures_below, read_picture, to_rgb
 from metamixer.errors import MetamixerError
 
 
@@ -203,3 +208,77 @@ def test_pictures_below_is_deep_sorted_and_leaves_out_the_rest(tmp_path: Path) -
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert pictures_below(tmp_path) == [tmp_path / name for name in ("a.png", "b.JPG", "deep/er/c.webp")]
+
+
+def _odd_pictures(folder: Path) -> list[Path]:
+    """Files that Pillow warns of and reads; the last one's header states 108 million pixels, which it has not."""
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(folder / "palette.png", transparency=bytes([255, 0, 255]))
+    photograph().save(folder / "exif.jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x02\x00\x12\x01")
+    photograph().save(folder / "large.png")
+    png = bytearray((folder / "large.png").read_bytes())
+    png[16:24] = struct.pack(">II", 12_000, 9_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    (folder / "large.png").write_bytes(png)
+    return [folder / name for name in ("palette.png", "exif.jpg", "large.png")]
+
+
+def _read_or_look(path: Path) -> tuple[int, int]:
+    if path.stem != "large":
+        return read_picture(path).size
+    with opened_picture(path) as picture:
+        return picture.size
+
+
+def _read_twice_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading that begins first ends first, while the other one is under way."""
+    first_in, second_in, first_out = Event(), Event(), Event()
+
+    def slow(picture: Image.Image) -> Image.Image:
+        if not first_in.is_set():
+            first_in.set()
+            assert second_in.wait(60)
+        else:
+            second_in.set()
+            assert first_out.wait(60)
+        return to_rgb(picture)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr(pictures, "to_rgb", slow)
+        first = pool.submit(read_picture, path)
+        assert first_in.wait(60)
+        second = pool.submit(read_picture, path)
+        first.result(60)
+        first_out.set()
+        second.result(60)
+
+
+def test_threads_that_read_odd_pictures_leave_the_warnings_of_the_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = _odd_pictures(tmp_path)
+    sizes = [(3, 1), (40, 24), (12_000, 9_000)]
+    heard = 0
+    for file in files:  # so that what is silent below would be heard
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with Image.open(file) as picture:
+                if file.stem != "large":
+                    picture.convert("RGB")
+        heard += bool(caught)
+    assert heard >= 2
+    before = list(warnings.filters)  # among them "error"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(_read_or_look, files * 60))
+    assert found == sizes * 60
+    assert warnings.filters == before
+    _read_twice_at_once(files[0], monkeypatch)
+    assert warnings.filters == before
+    with opened_picture(files[0]), pytest.warns(UserWarning, match="of the user"):
+        warnings.warn("of the user", UserWarning, stacklevel=1)
+    with opened_picture(files[0]):  # somebody else's block, which ends later
+        block = warnings.catch_warnings()
+        block.__enter__()
+    block.__exit__(None, None, None)
+    assert warnings.filters == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -101,10 +100,8 @@ def _pictures(path: str | Path) -> list[Path]:
 def _size(path: Path) -> tuple[int, int]:
     """Height and width by the file's header, turned or not."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in read_picture
-            with opened_picture(path) as picture:
-                return picture.height, picture.width
+        with opened_picture(path) as picture:
+            return picture.height, picture.width
     except MetamixerError:
         raise
     except Exception as error:  # damaged bytes make decoders raise nearly anything

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +22,7 @@ from metamixer.limits import PICTURE_BYTES
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What is read as a picture, whatever the file is called; Pillow knows more, and starts another program for some."""
+_PILLOW_UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as warnings.filterwarnings writes it
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # one channel, more than 8 bits
 
@@ -42,13 +44,11 @@ def read_bytes(path: str | Path) -> bytes:
 def decode_picture(data: bytes, name: str) -> Image.Image:
     """``read_picture`` of a file's contents; ``name`` is what the sentence of an error calls it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-            with _opened(io.BytesIO(data)) as picture:
-                picture.load()  # a truncated file fails here, not later
-                if picture.mode == "RGB" and picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
-                    return picture  # the usual case needs none of the copies below
-                return to_rgb(_upright(picture))
+        with _pillow_unheard(), _opened(io.BytesIO(data)) as picture:
+            picture.load()  # a truncated file fails here, not later
+            if picture.mode == "RGB" and picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
+                return picture  # the usual case needs none of the copies below
+            return to_rgb(_upright(picture))
     except Exception as error:  # damaged bytes make decoders raise nearly anything, struct.error and IndexError too
         raise MetamixerError(f"{name} cannot be read as a picture ({why_unreadable(error)})") from None
 
@@ -59,8 +59,26 @@ def opened_picture(path: str | Path) -> Iterator[Image.Image]:
 
     Raises MetamixerError where the file cannot be read, and whatever Pillow raises where it is no picture.
     """
-    with open_regular(path, PICTURE_BYTES, "a picture") as file, _opened(file) as picture:
+    with open_regular(path, PICTURE_BYTES, "a picture") as file, _pillow_unheard(), _opened(file) as picture:
         yield picture
+
+
+@contextmanager
+def _pillow_unheard() -> Iterator[None]:
+    """Pillow warns of oddities in files that it reads all the same; warnings of other packages are heard as before.
+
+    Filters are the process's, and ``warnings.catch_warnings`` in two threads at once leaves those of one behind. So
+    each block adds one filter and takes one away, and all of these are equal.
+    """
+    entered: Any = warnings.filters
+    entered.insert(0, _PILLOW_UNHEARD)
+    try:
+        yield
+    finally:
+        left: Any = warnings.filters  # another list where somebody's catch_warnings began or ended meanwhile
+        for filters in (entered,) if left is entered else (entered, left):
+            with suppress(ValueError):
+                filters.remove(_PILLOW_UNHEARD)
 
 
 def _opened(file: BinaryIO) -> Image.Image:
@@ -69,9 +87,7 @@ def _opened(file: BinaryIO) -> Image.Image:
     Raises Pillow's error for more of them than Pillow opens, tiles included: a few bytes can claim any number. That is
     twice what it warns of, since phones take 108 million.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(file, formats=_known_formats())
+    picture = Image.open(file, formats=_known_formats())
     tags = getattr(picture, "tag_v2", {})  # of a TIFF, whose tiles may be larger than the picture
     most = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
     for width, height in (picture.size, (tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1))):

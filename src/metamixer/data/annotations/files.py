@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -55,8 +54,7 @@ def look_at_all(files: Iterable[Path]) -> list[Seen | str]:
 
 def in_threads(do: Callable[[_Item], _Answer], items: list[_Item], what: str) -> list[_Answer]:
     """What ``do`` gives for every item; how far it has come is shown where a person looks on."""
-    with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
+    with ThreadPoolExecutor(_THREADS) as pool:
         return list(progress(pool.map(do, items), what, len(items)))
 
 
