@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from metamixer import MetamixerError
+from metamixer.data import folder_lock
 from metamixer.data.download import cache_folder, download, one_process
 
 CONTENTS = bytes(range(256)) * 4096
@@ -246,3 +248,15 @@ def test_what_is_fetched_is_said_before(server: Any, cache: Path, caplog: pytest
             (cache / "weights.pth").write_bytes(CONTENTS)
         assert waiting.result(timeout=60) == cache / "weights.pth"
     assert caplog.messages[1:] == ["waiting for another process that is fetching weights.pth"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no locks here")])
+def test_a_file_system_without_locks_is_said(
+    server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", refuse)
+    assert download(url(server), "weights.pth").read_bytes() == CONTENTS
+    assert "see to it that no other process fetches weights.pth" in caplog.messages[0]

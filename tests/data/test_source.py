@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from metamixer.data import download
 from metamixer.data.image_folder import ImageFolder
 from metamixer.data.memory import keep_in_memory
 from metamixer.data.shards import ShardPictures, expand_ranges
@@ -307,6 +308,28 @@ def test_shards_through_fsspec(cache: Path, shards: Path) -> None:
         ShardPictures(["memory://bucket/none.tar"])
     with pytest.raises(MetamixerError, match=r"nonsense://a/b\.tar could not be read"):
         ShardPictures(["nonsense://a/b.tar"])
+
+
+def test_a_disk_that_fills_while_a_shard_is_copied(small_disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setenv("METAMIXER_CACHE", str(small_disk.path / "cache"))
+    fsspec.filesystem("memory").pipe("/full/train-000.tar", bytes(2**22))
+    small_disk.leave(300_000)
+    with pytest.raises(MetamixerError, match=r"-000\.tar cannot be written \((No space left|File too large)"):
+        ShardPictures(["memory://full/train-000.tar"])
+    small_disk.free()
+    assert not list((small_disk.path / "cache").rglob("*.part*"))
+
+
+def test_a_copied_shard_is_on_the_disk_before_its_name(
+    cache: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").pipe("/synced/train-000.tar", (shards / "train-000.tar").read_bytes())
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(download, "sync", lambda path: synced.append((path.suffix, bool(list(cache.rglob("*.tar"))))))
+    ShardPictures(["memory://synced/train-000.tar"])
+    assert synced == [(".part", False)]
 
 
 class _OwnError(Exception):

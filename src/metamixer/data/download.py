@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from metamixer.data.connection import RefusedError, address, ask
 from metamixer.data.files import open_regular, read_text
+from metamixer.data.folder_lock import take
 from metamixer.data.unfinished import sync, sync_names
 from metamixer.errors import MetamixerError
 from metamixer.limits import ANY_BYTES, KIB, in_words
@@ -63,7 +64,7 @@ def download(
             if _is_there(target, size):  # while this one waited
                 return target
             notices.warning("fetching %s", address(url))
-            part = _Part(target)
+            part = Part(target)
             digests = {"sha256": sha256, "md5": md5}
             announced = _fetch(url, part, size, any(digests.values()), secrets)
             _check(url, part, size if size is not None else announced, digests)
@@ -79,29 +80,28 @@ def _is_there(target: Path, size: int | None) -> bool:
 
 @contextmanager
 def one_process(target: Path) -> Iterator[None]:
-    """One process at a time writes ``target``, whose folder is made: those of a distributed run start together."""
+    """One process at a time writes ``target``, whose folder is made: those of a distributed run start together.
+
+    Where the file system knows no locks, that is said and nothing is held. Raises OSError where it cannot be written.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
-        lock.acquire(timeout=1)
+        missing = take(lock, timeout=1)
     except Timeout:
         notices.warning("waiting for another process that is fetching %s", target.name)
-        lock.acquire()
+        missing = take(lock, timeout=-1)
+    if missing:
+        notices.warning(
+            "%s cannot be locked (%s): see to it that no other process fetches %s", lock.lock_file, missing, target.name
+        )
     try:
         yield
     finally:
         lock.release()
 
 
-def held_bytes(part: Path) -> int:
-    """What an earlier attempt left. Raises MetamixerError where that is no file."""
-    if not os.path.lexists(part):
-        return 0
-    with open_regular(part, ANY_BYTES) as file:
-        return file.seek(0, os.SEEK_END)
-
-
-class _Part:
+class Part:
     """A file on its way to ``target``, and beside it the mark by which the server knows this state of it (its ETag)."""
 
     def __init__(self, target: Path) -> None:
@@ -111,30 +111,38 @@ class _Part:
 
     @property
     def held(self) -> int:
-        return held_bytes(self.path)
+        """Bytes that an earlier attempt left. Raises MetamixerError where that is no file."""
+        if not os.path.lexists(self.path):
+            return 0
+        with open_regular(self.path, ANY_BYTES) as file:
+            return file.seek(0, os.SEEK_END)
 
     @property
     def mark(self) -> str:
+        """By which the server knows what is there; empty where it gave none."""
         found = read_text(self._mark, 64 * KIB).strip() if os.path.lexists(self._mark) else ""
         return found if re.fullmatch(r"[ -~]{1,1000}", found) else ""
 
     def start(self, mark: str) -> None:
+        """Begin anew."""
         self.drop()
         if mark:
             self._mark.write_text(mark, encoding="utf-8")
 
     def take_name(self) -> None:
+        """What is whole becomes the target, on the disk before its name is. Raises OSError where that fails."""
         sync(self.path)
         self.path.replace(self.target)
         self._mark.unlink(missing_ok=True)
         sync_names(self.target.parent)
 
     def drop(self) -> None:
+        """Delete what is there."""
         self.path.unlink(missing_ok=True)
         self._mark.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: _Part, size: int | None, digest: bool, secrets: Mapping[str, str] | None) -> int | None:
+def _fetch(url: str, part: Part, size: int | None, digest: bool, secrets: Mapping[str, str] | None) -> int | None:
     """Download into ``part``, going on from what it holds; the size that the server announced."""
     if part.held and not (digest or part.mark):  # nothing would tell that the file has changed meanwhile
         part.drop()
@@ -180,7 +188,7 @@ def _fetch(url: str, part: _Part, size: int | None, digest: bool, secrets: Mappi
             )
 
 
-def _write(response: Any, part: _Part, announced: int | None, size: int | None, url: str) -> tuple[int, bool]:
+def _write(response: Any, part: Part, announced: int | None, size: int | None, url: str) -> tuple[int, bool]:
     """Append the answer to ``part``; the bytes gained, and whether it ended well rather than by a lost connection."""
     gained = 0
     try:
@@ -225,7 +233,7 @@ def _mark_of(headers: Any) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
 
 
-def _check(url: str, part: _Part, size: int | None, digests: dict[str, str | None]) -> None:
+def _check(url: str, part: Part, size: int | None, digests: dict[str, str | None]) -> None:
     problem = ""
     held = part.held
     if size is not None and held != size:

@@ -30,24 +30,38 @@ def alone_in(folder: Path, what: str) -> Iterator[None]:
 
     Raises MetamixerError where another process, or thread, holds it, and where the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock", timeout=PATIENCE)
+    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire()
+        missing = take(lock, PATIENCE)
     except Timeout:
         raise MetamixerError(
             f"{folder} is in use by another {what}; wait until that has ended, or choose another --out"
         ) from None
-    except NotImplementedError as error:
-        _say_that_it_is_open(folder, what, str(error))
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise MetamixerError(f"{folder} cannot be written ({error.strerror or error})") from None
-        _say_that_it_is_open(folder, what, error.strerror or str(error))
+        raise MetamixerError(f"{folder} cannot be written ({error.strerror or error})") from None
+    if missing:
+        note(f"{folder} cannot be locked ({missing}): see to it that no other {what} writes into it")
     try:
         yield
     finally:
         lock.release()
 
 
-def _say_that_it_is_open(folder: Path, what: str, why: str) -> None:
-    note(f"{folder} cannot be locked ({why}): see to it that no other {what} writes into it")
+def take(lock: FileLock, timeout: float) -> str | None:
+    """Take a lock; why the file system has none, and None where it is held now.
+
+    Args:
+        lock: to be released by the caller in any case.
+        timeout: in seconds; negative waits for ever.
+
+    Raises filelock.Timeout where another holds it, and OSError where its file cannot be written.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except NotImplementedError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return error.strerror or str(error)
+    return None

@@ -14,14 +14,15 @@ import sys
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby, product
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 
 from metamixer.data.archives import members
-from metamixer.data.download import cache_folder, download, held_bytes, one_process
+from metamixer.data.download import Part, cache_folder, download, one_process
 from metamixer.data.files import make_folder, open_regular, read_text
 from metamixer.data.formats import parse_json
 from metamixer.data.packed import PackedNames
@@ -265,23 +266,41 @@ def _copy(address: str, target: Path) -> Path:
 
 
 def _copy_now(address: str, target: Path) -> None:
-    import fsspec
+    part = Part(target)
+    with _of_a_service(address):
+        import fsspec
 
-    part = target.with_name(f"{target.name}.part")
-    try:
         system, path = fsspec.core.url_to_fs(address)
         about = system.info(path)
         if about.get("type") != "file":
             raise MetamixerError(f"{address} is no file")
         size = about["size"]
-        held = held_bytes(part)
-        goes_on = size is not None and held <= size
-        with system.open(path, "rb") as source, part.open("ab" if goes_on else "wb") as file:
-            source.seek(file.tell())
-            while chunk := source.read(1 << 20):
+    goes_on = size is not None and part.held <= size
+    try:
+        with part.path.open("ab" if goes_on else "wb") as file:
+            for chunk in _chunks(address, system, path, file.tell()):
                 file.write(chunk)
                 if size is not None and file.tell() > size:
                     raise MetamixerError(f"{address} goes on after the {size} bytes that it is said to have")
+    except OSError:  # a full disk stays in the way of others
+        part.drop()
+        raise
+    if size is not None and part.held != size:
+        raise MetamixerError(f"{address} broke off; run the same command again to go on with it")
+    part.take_name()
+
+
+def _chunks(address: str, system: Any, path: str, start: int) -> Iterator[bytes]:
+    with _of_a_service(address), system.open(path, "rb") as source:
+        source.seek(start)
+        while chunk := source.read(1 << 20):
+            yield chunk
+
+
+@contextmanager
+def _of_a_service(address: str) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:  # fsspec names the package that the protocol needs
         raise MetamixerError(f"{address} cannot be read: {' '.join(str(error).split())}") from None
     except FileNotFoundError:
@@ -291,6 +310,3 @@ def _copy_now(address: str, target: Path) -> None:
     except Exception as error:  # every service's package has errors of its own
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise MetamixerError(f"{address} could not be read ({reason})") from None
-    if size is not None and part.stat().st_size != size:
-        raise MetamixerError(f"{address} broke off; run the same command again to go on with it")
-    part.replace(target)
