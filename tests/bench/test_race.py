@@ -180,6 +180,19 @@ def test_page_stands_alone(raced: Raced) -> None:
             assert picture.width > 800
 
 
+def test_exports_lie_where_the_next_one_clears_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[Path] = []
+
+    def note_and_refuse(model: nn.Module, picture: Tensor, path: Path, threads: int) -> None:
+        rooms.append(path.parent)
+        raise MetamixerError("no runtime")
+
+    monkeypatch.setattr(speed, "_in_onnx_runtime", note_and_refuse)
+    latencies({"conv": nn.Conv2d(3, 1, 1)}, size=8, threads=1, rounds=1)
+    assert re.fullmatch(r"\..+-\d+\.part", rooms[0].name)
+    assert not rooms[0].exists()
+
+
 def test_latencies_in_both_runtimes() -> None:
     timings, missing = latencies({"conv": nn.Conv2d(3, 1, 1)}, size=8, threads=1, rounds=2)
     assert set(timings) == {("conv", "torch"), ("conv", "onnx")}

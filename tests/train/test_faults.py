@@ -28,10 +28,13 @@ from metamixer.cli import main
 from metamixer.data import folder_lock
 from metamixer.data.folder_lock import alone_in
 from metamixer.data.image_folder import ImageFolder
+from metamixer.tasks import sharing
 from metamixer.tasks.classification import Classification
-from metamixer.train import checkpointing
+from metamixer.train import checkpointing, records
+from metamixer.train import run as run_module
 from metamixer.train.events import Events
 from metamixer.train.interruption import TrainingInterruptedError
+from metamixer.train.run import Run
 
 compare = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("same_run.py"))))
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -285,6 +288,22 @@ def test_weights_that_are_not_finite_are_not_kept(config: mm.TrainConfig) -> Non
         hook.remove()
 
 
+def test_weights_are_looked_at_once_after_a_step(config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    isfinite = torch.Tensor.isfinite
+    monkeypatch.setattr(torch.Tensor, "isfinite", lambda self: (seen.append(id(self)), isfinite(self))[1])
+    mm.train(replace(config, epochs=1, batch_size=48, save_every=1))
+    weights = len(list(config.task.create_model().parameters()))
+    assert len(seen) == weights  # after the one step, though the weights are kept three times
+
+
+def test_no_norm_is_computed_for_the_scaler_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "get_total_norm", lambda *_: pytest.fail("nobody looks at it"))
+    accelerator = SimpleNamespace(scaler=object(), device=torch.device("cpu"))
+    run: Any = SimpleNamespace(config=SimpleNamespace(clip_grad=0.0), accelerator=accelerator, parameters=[])
+    assert Run.clip_gradients(run) == 0
+
+
 @pytest.mark.promise(
     "bad input", "batches that leave batch norms a single sample are refused before anything is written"
 )
@@ -506,6 +525,21 @@ def test_output_that_goes_to_a_full_disk(
             assert main(command) == 1
         assert capsys.readouterr().err == "metamixer: standard output cannot be written (No space left on device)\n"
     assert steps_saved(config) == [6]
+
+
+def test_records_that_cannot_be_opened_are_told_to_all_processes(
+    config: mm.TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sharing, "from_all", lambda own: (told.append(own), [own])[1])
+
+    def refuse(*_: Any) -> None:
+        raise mm.MetamixerError("tensorboard cannot be written")
+
+    monkeypatch.setattr(records, "Events", refuse)
+    with pytest.raises(mm.MetamixerError, match="tensorboard cannot be written"):
+        mm.train(config)
+    assert told[-1] == "tensorboard cannot be written"
 
 
 @pytest.mark.promise("faults", "a disk that is full when TensorBoard's events are due is one sentence")

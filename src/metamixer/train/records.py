@@ -16,6 +16,7 @@ import torch
 from metamixer.data.tables import write_records
 from metamixer.errors import MetamixerError
 from metamixer.printing import Bar, note
+from metamixer.tasks.sharing import all_or_none
 from metamixer.train.events import Events
 from metamixer.train.run import Row, Run
 
@@ -54,10 +55,11 @@ class Records:
 
     @classmethod
     def of(cls, run: Run) -> Records:
-        """Those of a run, kept by its first process."""
+        """Those of a run, kept by its first process. All of them call it, and it fails in all or none."""
         config = run.config
         active = run.accelerator.is_main_process
-        return cls(run.folder, run.steps, run.progress.step, config.to_dict(), config.log, active)
+        with all_or_none():
+            return cls(run.folder, run.steps, run.progress.step, config.to_dict(), config.log, active)
 
     def step(self, title: str, step: int, losses: Row, lr: float, speed: float, memory: float) -> None:
         """A step of the optimiser is done: its losses, samples per second, memory in GiB."""

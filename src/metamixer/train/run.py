@@ -109,6 +109,7 @@ class Run:
         self.scheduler = create_schedule(optimizer, config, self.steps / config.epochs)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.progress = Progress()
+        self._finite_after = -1  # the step after which the weights were known to be finite
         if accelerator.process_index:  # equal weights, but dropped paths of its own
             set_seed(config.seed + accelerator.process_index)
         if resumed is not None:
@@ -140,17 +141,25 @@ class Run:
         """Limit the gradients' norm, where ``clip_grad`` says so, and return it; 0 where fp16's scaler looks at it."""
         if self.config.clip_grad:
             norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_grad)
+        elif self.accelerator.scaler:
+            norm = torch.zeros(())
         else:
             norm = get_total_norm([weight.grad for weight in self.parameters if weight.grad is not None])
         norm = torch.as_tensor(norm, dtype=torch.float32, device=self.accelerator.device)
         return torch.zeros_like(norm) if self.accelerator.scaler else norm
 
     def require_finite(self) -> None:
-        """Raise MetamixerError where a weight is no finite number any more: such a run is not to be kept."""
+        """Raise MetamixerError where a weight is no finite number any more: such a run is not to be kept.
+
+        It looks once after every step.
+        """
+        if self._finite_after == self.progress.step:
+            return
         if not bool(torch.stack([weight.detach().isfinite().all() for weight in self.parameters]).all()):
             raise MetamixerError(
                 f"weights are no finite numbers after step {self.progress.step}; {self.last_good()}; lower --lr"
             )
+        self._finite_after = self.progress.step
 
     def notes(self) -> list[str]:
         """What is to be said when the run ends."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +13,7 @@ from torch import nn
 
 from metamixer.bench.macs import count_macs
 from metamixer.bench.race.contenders import Contender, entry
+from metamixer.deploy.artefact import scratch_folder
 from metamixer.deploy.export import count_parameters, target_module
 from metamixer.deploy.merge import merge
 from metamixer.deploy.timing import Timing, time_interleaved, torch_threads
@@ -141,11 +141,11 @@ def latencies(
     picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     functions: dict[tuple[str, str], Callable[[], object]] = {}
     missing: dict[str, str] = {}
-    with TemporaryDirectory() as folder, torch_threads(threads), torch.no_grad():
+    with scratch_folder() as folder, torch_threads(threads), torch.no_grad():
         for i, (label, model) in enumerate(models.items()):
             functions[label, "torch"] = partial(model, picture)
             try:
-                functions[label, "onnx"] = _in_onnx_runtime(model, picture, Path(folder, f"{i}.onnx"), threads)
+                functions[label, "onnx"] = _in_onnx_runtime(model, picture, folder / f"{i}.onnx", threads)
             except MetamixerError as error:  # the packages are an extra
                 missing[label] = str(error)
             except Exception as error:  # the exporter raises what it likes, and a mixer of a user's may not export
