@@ -322,6 +322,7 @@ def test_more_than_fits_into_memory(
     [
         (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied"),
         (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "there is too little memory; smaller pictures or batches take less"),
         (MemoryError("Unable to allocate 9 GiB"), "there is too little memory (Unable to allocate 9 GiB); smaller"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "too little memory"),
     ],

@@ -58,7 +58,7 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"size": 2.5}, "size must be a whole number from 1 to 8192, not 2.5"),
     ({"size": math.nan}, "size must be a whole number from 1 to 8192, not nan"),
     ({"size": 10**5000}, "size must be a whole number from 1 to 8192, not a number of thousands of digits"),
-    ({"size": "x" * 500}, f"size must be a whole number from 1 to 8192, not '{'x' * 56}…"),
+    ({"size": "x" * 500}, f"size must be a whole number from 1 to 8192, not '{'x' * 27}...{'x' * 28}'"),
     ({"size": None}, "size must be a whole number from 1 to 8192, not None"),
     ({"workers": -1}, "workers must be a whole number from 0 to 256 (or left out), not -1"),
     ({"scales": (1, math.inf)}, "scales must be a number from 0 to 1e+38, not (1, inf)"),
@@ -115,6 +115,49 @@ def test_memory_is_asked_for_before_it_is_taken(monkeypatch: pytest.MonkeyPatch)
         limits.require_memory_for_pictures(128, 4096, 8, at_once=128)
     monkeypatch.setattr(limits, "available_memory", lambda: None)
     limits.require_memory(10**18, "what is not known")
+
+
+def _files(root: Path, contents: dict[str, object]) -> None:
+    for name, text in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("membership", "expected"),
+    [
+        ("4:cpu,memory:/jobs/one\n", 600),
+        ("4:cpu,memory:/jobs/two\n", 1500),
+        ("4:cpu:/jobs/one\n", 7000),
+        ("0::/user/one\n", 50),
+        ("0::/user/two\n", 900),
+        ("0::/elsewhere\n", 7000),  # as a container without a view of its own says it
+        ("nonsense", 7000),
+        (None, 7000),
+    ],
+)
+def test_memory_is_that_of_every_group_around_the_process(
+    membership: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"memory.current": 100, "memory.stat": "anon 60\ninactive_file 40"}
+    second = {"memory.max": 110, **taken}
+    _files(tmp_path, {f"user/one/{name}": text for name, text in second.items()})
+    _files(tmp_path, {f"user/two/{name}": text for name, text in ({**taken, "memory.max": "max"}).items()})
+    _files(tmp_path, {f"user/{name}": text for name, text in ({**taken, "memory.max": 960}).items()})
+    for group, limit in (("", 7000), ("jobs/", 1500), ("jobs/one/", 600), ("jobs/two/", 2**63 - 4096)):
+        _files(
+            tmp_path / "memory" / group,
+            {
+                "memory.limit_in_bytes": limit + 60,
+                "memory.usage_in_bytes": 100,
+                "memory.stat": "total_inactive_file 40",
+            },
+        )
+    if membership is not None:
+        (tmp_path / "groups").write_text(membership)
+    monkeypatch.setattr(limits, "_MEMBERSHIP", tmp_path / "groups")
+    monkeypatch.setattr(limits, "_CONTROL_GROUPS", tmp_path)
+    assert limits.available_memory() == expected
 
 
 def test_the_page_states_the_bounds() -> None:

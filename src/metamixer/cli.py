@@ -98,7 +98,8 @@ def _of_the_machine(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     said = " ".join(str(error).split())
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said:
-        return f"there is too little memory ({said.partition('. ')[0][:200]}); smaller pictures or batches take less"
+        reason = f" ({said.partition('. ')[0][:200]})" if said else ""
+        return f"there is too little memory{reason}; smaller pictures or batches take less"
     return None
 
 

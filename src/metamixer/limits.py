@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import reprlib
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -81,11 +82,12 @@ def in_words(count: float) -> str:
 # --- Memory ----------------------------------------------------------------------------------------------------------
 
 
+_MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 BYTES_PER_PIXEL = 64  # of a picture in a network: the smallest take 76 to 124 (measured at 1536 × 1536)
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take, by the system and by the control group it is in; None if unknown."""
+    """Bytes that this process may still take, by the system and by the control groups it is in; None if unknown."""
     found = [_free_in_system(), *_free_in_group()]
     return min((free for free in found if free is not None), default=None)
 
@@ -124,20 +126,38 @@ def _free_in_system() -> int | None:
         return None
 
 
-def _free_in_group() -> Iterator[int | None]:
-    """Control groups of version 2 and 1, as a container sees its own; what the page cache holds there can be freed."""
-    for most, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        root = Path("/sys/fs/cgroup")
+def _free_in_group() -> Iterator[int]:
+    """In every control group around this process that has a limit; what the page cache holds there can be freed."""
+    for group, most, used, cache in _groups():
         try:
-            limit, taken = (int((root / name).read_text(encoding="ascii")) for name in (most, used))
-            lines = (root / Path(most).parent / "memory.stat").read_text(encoding="ascii").splitlines()
+            limit, taken = (int((group / name).read_text(encoding="ascii")) for name in (most, used))
+            lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
             held = next((int(line.split()[1]) for line in lines if line.startswith(f"{cache} ")), 0)
         except (OSError, ValueError):  # no such group, or "max"
             continue
         yield max(0, limit - taken + held)
+
+
+def _groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Folders of the control groups, the process's own first, and the files there that say the limit, what is taken,
+    and which line of ``memory.stat`` is cache: of version 2, and of version 1, whose memory has a tree of its own."""
+    try:
+        said = _MEMBERSHIP.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        said = []
+    for line in dict.fromkeys([*said, "0::/", "0:memory:/"]):  # a container may see its own group as the root
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            root, names = _CONTROL_GROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = _CONTROL_GROUPS / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                yield folder, *names
 
 
 # --- Checking settings -----------------------------------------------------------------------------------------------
@@ -184,7 +204,7 @@ def check(name: str, value: Any, annotation: Any) -> Any:
         return _adapter(annotation).validate_python(value)
     except ValidationError:
         said = describe(annotation)
-        sentence = f"{name} must be {said}, not {_shown(value)}" if said else f"{name} cannot be {_shown(value)}"
+        sentence = f"{name} must be {said}, not {shortened(value)}" if said else f"{name} cannot be {shortened(value)}"
         raise SettingError(sentence, name) from None
 
 
@@ -214,12 +234,14 @@ def _describe_one(base: Any, info: FieldInfo) -> str:
     return kind + " and ".join(words[limit[0]].format(limit[1]) for limit in (least, most) if limit)
 
 
-def _shown(value: Any) -> str:
+def shortened(value: object) -> str:
+    """A value in a few words, for messages."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
     try:
-        text = repr(value)
+        return short.repr(value)
     except ValueError:  # Python writes no whole numbers of more than 4300 digits
         return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 @functools.cache

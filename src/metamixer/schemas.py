@@ -8,7 +8,6 @@ format that is a dataclass written out, as those of the race are, is checked aga
 from __future__ import annotations
 
 import inspect
-import reprlib
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +29,19 @@ from torch import Tensor
 from typing_extensions import Self, TypedDict
 
 from metamixer.errors import MetamixerError
-from metamixer.limits import MOST_CLASSES, Count, Depth, Kernel, Ratio, Share, Side, Text, Upscaling, Width
+from metamixer.limits import (
+    MOST_CLASSES,
+    Count,
+    Depth,
+    Kernel,
+    Ratio,
+    Share,
+    Side,
+    Text,
+    Upscaling,
+    Width,
+    shortened,
+)
 
 #: How every file is read; dataclasses take it as ``__pydantic_config__``.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -81,17 +92,7 @@ def _sentence(error: ValidationError, file: str | Path, within: str) -> str:
     if kind in ("json_invalid", "json_type"):
         return f"{where} is no valid JSON ({message.partition(': ')[2] or message})"
     message = message.replace("Input should", "should").replace("Value error, ", "")
-    return f"{where} {message[:1].lower() + message[1:]}, but is {shown(first['input'])}"
-
-
-def shown(value: object) -> str:
-    """A value in a few words."""
-    shortened = reprlib.Repr()
-    shortened.maxstring = shortened.maxother = 60
-    try:
-        return shortened.repr(value)
-    except ValueError:  # Python writes no whole numbers of more than 4300 digits
-        return "a number of thousands of digits"
+    return f"{where} {message[:1].lower() + message[1:]}, but is {shortened(first['input'])}"
 
 
 class _Entries(BaseModel):

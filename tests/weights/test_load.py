@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from metamixer import MetamixerError, create_model
+from metamixer import MetamixerError, create_model, limits
+from metamixer.data.pickles import load_pickle
 from metamixer.weights.load import adapt_input_channels, load_into, read_state
 
 Weights = dict[str, Tensor]
@@ -75,6 +76,20 @@ def test_wrappings(wrapping: str, legacy: bool, weights: Weights, tmp_path: Path
 def test_plain_safetensors(weights: Weights, tmp_path: Path) -> None:
     save_file(weights, tmp_path / "file.safetensors")
     assert_same(loaded(tmp_path / "file.safetensors"), weights)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "ckpt"])
+def test_files_larger_than_memory_are_refused(
+    suffix: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"file.{suffix}"
+    save_file(weights, file) if suffix == "safetensors" else torch.save(weights, file)
+    monkeypatch.setattr(limits, "available_memory", lambda: file.stat().st_size - 1)
+    read = load_pickle if suffix == "ckpt" else read_state  # the one asks for itself
+    with pytest.raises(MetamixerError, match=rf"too little memory for .*file\.{suffix}: .* needed"):
+        read(file)
+    monkeypatch.setattr(limits, "available_memory", lambda: file.stat().st_size)
+    read(file)
 
 
 def test_another_number_of_classes_keeps_the_backbone(

@@ -40,11 +40,6 @@ class RefusedError(MetamixerError):
         self.code = code
         self.headers = headers
 
-    @property
-    def missing(self) -> bool:
-        """Whether there is nothing at the address, rather than nothing for this user or at this time."""
-        return self.code in (404, 410)
-
 
 class UnreachableError(MetamixerError):
     """There is no network, or it does not lead to the server."""

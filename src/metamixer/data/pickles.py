@@ -17,7 +17,7 @@ import torch
 from metamixer.data.archives import require_stored
 from metamixer.data.files import open_regular
 from metamixer.errors import MetamixerError
-from metamixer.limits import CHECKPOINT_BYTES
+from metamixer.limits import CHECKPOINT_BYTES, require_memory
 
 
 def load_pickle(path: str | Path, at_most: int = CHECKPOINT_BYTES, what: str = "a checkpoint") -> Any:
@@ -32,7 +32,7 @@ def load_pickle(path: str | Path, at_most: int = CHECKPOINT_BYTES, what: str = "
         what: what it should be, for messages.
 
     Raises MetamixerError for a file that is missing, no file of ``torch.save``, cut short, damaged, larger inside than
-    outside, or that needs code to be run.
+    outside or than there is memory for, or that needs code to be run.
     """
     path = Path(path)
     with open_regular(path, at_most, what) as file:
@@ -40,6 +40,7 @@ def load_pickle(path: str | Path, at_most: int = CHECKPOINT_BYTES, what: str = "
             raise MetamixerError(f"{path} is no file of torch.save")
         try:
             require_stored(file, str(path))
+            require_memory(file.seek(0, 2), str(path))
             file.seek(0)
             with _LOCK, torch.serialization.safe_globals(TRUSTED), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickles by other protocols: they are read, or refused below

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from abc import abstractmethod
@@ -212,12 +211,13 @@ def is_test_name(name: str) -> bool:
 
 def _fetched_with_test_part_as_val(where: str) -> bool:
     """Whether ``metamixer data fetch`` made the folder, of a set whose only other part is its test part."""
-    from metamixer.data.files import read_text
+    from metamixer.data.formats import read_json
 
     try:
-        return json.loads(read_text(Path(where, SOURCE_FILE))).get("val_is_test") is True
-    except (MetamixerError, ValueError, AttributeError, RecursionError):
+        said = read_json(Path(where, SOURCE_FILE))
+    except MetamixerError:
         return False
+    return isinstance(said, dict) and said.get("val_is_test") is True
 
 
 def require_text(classes: list[str], where: str) -> list[str]:

@@ -19,8 +19,8 @@ from metamixer.data.files import read_regular, replace_when_done
 from metamixer.data.pickles import load_pickle
 from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
-from metamixer.limits import CONFIG_BYTES
-from metamixer.schemas import CheckpointEntries, Settings, shown, validated
+from metamixer.limits import CONFIG_BYTES, shortened
+from metamixer.schemas import CheckpointEntries, Settings, validated
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
 from metamixer.weights.load import check_fit
 
@@ -89,7 +89,9 @@ def check_same(config: TrainConfig, earlier: Mapping[str, Any], where: Path) -> 
     names = [name for name in dict.fromkeys((*earlier, *now)) if name not in NOT_PART_OF_THE_RESULT]
     changed = [name for name in names if earlier.get(name) != now.get(name)]
     if changed and not config.allow_changes:
-        listed = ", ".join(f"{name} (was {shown(earlier.get(name))}, is {shown(now.get(name))})" for name in changed)
+        listed = ", ".join(
+            f"{name} (was {shortened(earlier.get(name))}, is {shortened(now.get(name))})" for name in changed
+        )
         raise MetamixerError(f"{where} was made with other settings: {listed}; --allow-changes resumes all the same")
 
 

@@ -18,7 +18,7 @@ from metamixer.data.files import open_regular
 from metamixer.data.pickles import load_pickle
 from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
-from metamixer.limits import CHECKPOINT_BYTES
+from metamixer.limits import CHECKPOINT_BYTES, require_memory
 from metamixer.printing import notices
 from metamixer.weights.checkpoint import read_shapes
 from metamixer.weights.released import released_layout, to_our_layout
@@ -66,6 +66,7 @@ def _some(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> Any:
     with open_regular(path, CHECKPOINT_BYTES, "a checkpoint") as file:
         head = file.read(9)
+        require_memory(file.seek(0, 2), str(path))
     if not head:
         raise MetamixerError(f"{path} is empty")
     # A safetensors file is the length of its header in eight bytes, then the header, which is JSON.

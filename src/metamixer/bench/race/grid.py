@@ -19,9 +19,9 @@ from metamixer.data.files import make_folder, read_regular
 from metamixer.data.folder_lock import alone_in
 from metamixer.data.tables import read_table
 from metamixer.errors import MetamixerError
-from metamixer.limits import CONFIG_BYTES, Count, Threads, checked
+from metamixer.limits import CONFIG_BYTES, Count, Threads, checked, shortened
 from metamixer.printing import say
-from metamixer.schemas import MEASURED, Settings, shown, validated
+from metamixer.schemas import MEASURED, Settings, validated
 from metamixer.tasks.classification import Classification
 from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
 from metamixer.train.interruption import TrainingInterruptedError
@@ -119,7 +119,9 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
         return
     names = [name for name in dict.fromkeys((*earlier, *settings)) if earlier.get(name) != settings.get(name)]
     if names:
-        listed = ", ".join(f"{name} (was {shown(earlier.get(name))}, is {shown(settings.get(name))})" for name in names)
+        listed = ", ".join(
+            f"{name} (was {shortened(earlier.get(name))}, is {shortened(settings.get(name))})" for name in names
+        )
         raise MetamixerError(f"{path.parent} holds a race with other settings: {listed}; choose another --out")
 
 
