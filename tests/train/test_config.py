@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
@@ -101,7 +100,7 @@ def test_arguments_as_key_and_value() -> None:
 
 
 def test_all_settings_stand_side_by_side_in_json() -> None:
-    settings = json.loads(json.dumps(mm.TrainConfig(TASK, opt_args=("eps=1",)).to_dict()))
+    settings = mm.TrainConfig(TASK, opt_args=("eps=1",)).as_read()
     assert settings["task"] == "Classification"
     assert (settings["model"], settings["data"], settings["opt_args"]) == ("metaformer_nano", "data", ["eps=1"])
     assert settings["epochs"] == 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Mapping
@@ -85,7 +84,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def check_same(config: TrainConfig, earlier: Mapping[str, Any], where: Path) -> None:
     """Raise MetamixerError, listing the differing fields, where a run began with another configuration."""
-    now = json.loads(json.dumps(config.to_dict()))
+    now = config.as_read()
     names = [name for name in dict.fromkeys((*earlier, *now)) if name not in NOT_PART_OF_THE_RESULT]
     changed = [name for name in names if earlier.get(name) != now.get(name)]
     if changed and not config.allow_changes:

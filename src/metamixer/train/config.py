@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -136,3 +137,8 @@ class TrainConfig:
         """All settings, ready for JSON: the task's and the loop's side by side, as on the command line."""
         fields = asdict(self)
         return {"task": type(self.task).__name__, **fields.pop("task"), **fields}
+
+    def as_read(self) -> dict[str, Any]:
+        """:meth:`to_dict` as it reads from a file, tuples being lists there; to be compared with what does."""
+        settings: dict[str, Any] = json.loads(json.dumps(self.to_dict()))
+        return settings

@@ -192,7 +192,7 @@ class Run:
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
-            "config": json.loads(json.dumps(self.config.to_dict())),
+            "config": self.config.as_read(),
             "progress": asdict(self.progress),
             "model": self.plain.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,

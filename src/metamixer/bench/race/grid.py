@@ -106,7 +106,7 @@ def race(
 
 def settings_of(training: TrainConfig, largest: int | None) -> dict[str, Any]:
     """What all trainings share, ready for JSON; ``largest`` is the number of parameters that all are widened to."""
-    shared: dict[str, Any] = json.loads(json.dumps(training.to_dict()))
+    shared = training.as_read()
     for name in (*NOT_PART_OF_THE_RESULT, "seed"):
         shared.pop(name, None)
     return {**shared, "same_parameters": largest}
