@@ -60,6 +60,7 @@ LABEL_BYTES = 16 * MIB  # the labels of one picture, XML or text
 LIST_BYTES = 256 * MIB  # a line per picture
 NAMES_BYTES = 64 * MIB  # a line per class
 YAML_BYTES = 1 * MIB
+YAML_VALUES = 1_000_000  # aliases counted as what they stand for
 CONFIG_BYTES = 16 * MIB  # settings and records that we wrote ourselves
 TABLE_BYTES = 2 * GIB  # CSV
 CLOUD_BYTES = 16 * GIB

@@ -471,6 +471,17 @@ def test_pictures_of_a_few_bytes_that_claim_gigabytes(kind: str, tmp_path: Path)
         open_class_maps(tmp_path)
 
 
+def test_aliases_that_stand_for_little_are_read(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: &t images/train\ntest: *t\nnames: &n [a, b]\nagain: [*n, *n]\n")
+    names = ["a", "b"]
+    expected = {"train": "images/train", "test": "images/train", "names": names, "again": [names, names]}
+    assert read_yaml(tmp_path / "data.yaml") == expected
+    for text in ("a: &a [*a]\n", "a: *b\n"):
+        (tmp_path / "data.yaml").write_text(text)
+        with refused("data.yaml cannot be read as YAML"):
+            read_yaml(tmp_path / "data.yaml")
+
+
 def test_photographs_of_108_megapixels_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png(12_000, 9_000))
     with opened_picture(tmp_path / "a.png") as picture:

@@ -168,6 +168,17 @@ def test_resuming_with_other_settings_is_refused_unless_allowed(config: mm.Train
     assert [row["epoch"] for row in metrics(tmp_path / "on")] == ["1", "2"]
 
 
+def test_runs_of_earlier_versions_go_on(config: mm.TrainConfig) -> None:
+    """They had a switch for FSDP, off, and said how the optimiser's state was written: as it is today."""
+    mm.train(replace(config, epochs=1))
+    (checkpoint,) = Path(config.out or "").glob("checkpoints/*.pt")
+    state = checkpointing.read(checkpoint)
+    state["config"] |= {"fsdp": False, "epochs": config.epochs}
+    torch.save({**state, "optimizer_by_name": False}, checkpoint)
+    mm.train(replace(config, resume="auto"))
+    assert len(metrics(Path(config.out or ""))) == 2
+
+
 def test_an_older_checkpoint_of_its_own_folder_gives_up_the_later_ones(config: mm.TrainConfig) -> None:
     mm.train(config)
     folder = Path(config.out or "") / "checkpoints"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
-from metamixer import MetamixerError, create_model
+from metamixer import MetamixerError, build, create_model
 from metamixer.data.transforms import Preprocessing
 from metamixer.models import class_names, load_model
 from metamixer.weights import read_metadata, save_checkpoint
@@ -104,6 +106,25 @@ def test_released_files_tell_their_architecture(name: str) -> None:
     described = json.loads((GOLDEN / f"{name}.json").read_text())["state_dict"]
     released = {key: torch.empty(shape, device="meta") for key, (shape, _) in described.items()}
     assert infer_architecture(to_our_layout(released)) == name.removesuffix("_features")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shaped = dict(dims=np.array([16] * 4), mlp_ratio=np.float32(2), num_classes=torch.tensor(5))
+    model = create_model("casvit_nano", **shaped)
+    save_checkpoint(model, tmp_path / "own.safetensors", preprocessing=Preprocessing(np.int64(64), mean=np.zeros(3)))
+    again = load_model(tmp_path / "own.safetensors").eval()
+    assert again.num_classes == 5
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+    metadata = read_metadata(tmp_path / "own.safetensors")
+    assert metadata is not None
+    assert metadata.preprocessing == Preprocessing(64, mean=(0.0, 0.0, 0.0))
+    assert not caplog.records
+
+
+def test_what_a_file_cannot_keep_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = build("semantic_fpn", backbone="resnet18", backbone_kwargs=dict(act_layer=nn.SiLU))
+    save_checkpoint(model, tmp_path / "own.safetensors")
+    assert "the argument backbone_kwargs is not kept in the file" in caplog.text
 
 
 def test_a_part_of_a_network_is_no_checkpoint(tmp_path: Path) -> None:

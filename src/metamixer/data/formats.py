@@ -29,6 +29,7 @@ from metamixer.limits import (
     LINE_CHARACTERS,
     NESTING,
     YAML_BYTES,
+    YAML_VALUES,
     in_words,
     require_memory,
 )
@@ -53,8 +54,8 @@ def parse_json(data: str | bytes, name: str, what: str = "JSON") -> Any:
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds: mappings, lists and texts, no numbers or dates, which would be guesses.
 
-    Raises MetamixerError for what :func:`read_text` refuses, for what is no YAML, for aliases (a few of them can mean
-    a billion values), and for nesting beyond ``NESTING`` levels.
+    Raises MetamixerError for what :func:`read_text` refuses, for what is no YAML, for aliases that stand for more than
+    ``YAML_VALUES`` values (a few of them can mean a billion), and for nesting beyond ``NESTING`` levels.
     """
     text = read_text(path, YAML_BYTES, "YAML")
     try:
@@ -65,17 +66,29 @@ def read_yaml(path: str | Path) -> Any:
 
 class _PlainLoader(yaml.BaseLoader):
     depth = 0
+    values = 0  # so far, those that aliases repeat counted each time
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.values_at: dict[str, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases such as *this are not read")
+        anchor, before = getattr(self.peek_event(), "anchor", None), self.values
+        if self.check_event(yaml.AliasEvent) and anchor in self.anchors:
+            self.values += self.values_at.get(str(anchor), YAML_VALUES)  # one inside what it stands for has no end
+        self.values += 1
+        if self.values > YAML_VALUES:
+            raise yaml.YAMLError(f"its aliases such as *this stand for more than {YAML_VALUES} values")
         if self.depth >= NESTING:
             raise yaml.YAMLError(f"it is nested more than {NESTING} levels deep")
         self.depth += 1
         try:
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
         finally:
             self.depth -= 1
+        if anchor is not None:
+            self.values_at.setdefault(anchor, self.values - before)
+        return node
 
 
 def read_xml(path: str | Path) -> ElementTree.Element:

@@ -19,7 +19,8 @@ from metamixer.data.files import open_regular, read_regular, walk
 from metamixer.errors import MetamixerError
 from metamixer.limits import PICTURE_BYTES
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif",
+              ".jp2", ".jfif", ".jpe")  # fmt: skip
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What is read as a picture, whatever the file is called; Pillow knows more, and starts another program for some."""
 _PILLOW_UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as warnings.filterwarnings writes it

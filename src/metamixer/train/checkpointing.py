@@ -20,7 +20,7 @@ from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
 from metamixer.limits import CONFIG_BYTES, shortened
 from metamixer.schemas import CheckpointEntries, Settings, validated
-from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
+from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig, without_gone
 from metamixer.weights.load import check_fit
 
 KEPT = 2
@@ -68,6 +68,8 @@ def read(path: Path) -> dict[str, Any]:
     state = {} if path.suffix == ".safetensors" else load_pickle(path)
     if not isinstance(state, dict) or not {"config", "model", "optimizer", "progress"} <= state.keys():
         raise MetamixerError(f"{path} holds weights alone; only a checkpoint of a training run can be resumed")
+    if state.get("optimizer_by_name") is False:  # of earlier versions, beside the same optimizer as today
+        del state["optimizer_by_name"]
     validated(CheckpointEntries, state, path)
     plain_tensors(state["model"], path)
     plain_tensors(state["ema"] or {}, path)
@@ -85,6 +87,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def check_same(config: TrainConfig, earlier: Mapping[str, Any], where: Path) -> None:
     """Raise MetamixerError, listing the differing fields, where a run began with another configuration."""
     now = config.as_read()
+    earlier = without_gone(earlier)
     names = [name for name in dict.fromkeys((*earlier, *now)) if name not in NOT_PART_OF_THE_RESULT]
     changed = [name for name in names if earlier.get(name) != now.get(name)]
     if changed and not config.allow_changes:

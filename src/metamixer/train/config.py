@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,14 @@ Schedule = Literal["cosine", "poly", "tanh", "step", "multistep", "constant", "w
 
 #: Fields that decide where and how fast a run goes, but not what comes out of it.
 NOT_PART_OF_THE_RESULT = ("out", "overwrite", "resume", "allow_changes", "save_every", "workers", "in_memory", "log")
+
+GONE = {"fsdp": False}
+"""Settings of earlier versions, with the values that mean what is done today."""
+
+
+def without_gone(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an earlier run, less those that say nothing any more."""
+    return {name: value for name, value in settings.items() if name not in GONE or value != GONE[name]}
 
 
 @dataclass(frozen=True)

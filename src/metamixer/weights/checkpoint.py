@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from metamixer.data.preprocessing import Preprocessing
 from metamixer.data.tensors import plain_tensors
 from metamixer.errors import MetamixerError
 from metamixer.limits import CHECKPOINT_BYTES
+from metamixer.printing import notices
 from metamixer.schemas import FileMetadata, validated, validated_arguments
 
 
@@ -130,24 +132,34 @@ def _as_entries(metadata: Metadata) -> dict[str, str]:
     if metadata.classes is not None:
         entries["classes"] = json.dumps(metadata.classes)
     if metadata.preprocessing is not None:
-        entries["preprocessing"] = json.dumps(asdict(metadata.preprocessing))
+        said = asdict(metadata.preprocessing)
+        if said["crop_mode"] == "center":  # which earlier versions do not know, and do
+            del said["crop_mode"]
+        entries["preprocessing"] = json.dumps(said, default=_numbers)
     if metadata.about:
         entries["about"] = json.dumps(metadata.about)
     return entries
 
 
 def _arguments(model: nn.Module) -> dict[str, Any]:
-    """The arguments that shaped the model, as far as JSON can hold them."""
+    """The arguments that shaped the model, as far as JSON can hold them; a notice says which it cannot."""
     arguments = {**getattr(model, "arguments", {}), "num_classes": model.num_classes}
     written = {}
     for name, value in arguments.items():
         if "drop" in name:  # belongs to its training
             continue
         try:
-            written[name] = json.loads(json.dumps(value))
-        except TypeError:  # a function as mixer, say: whoever loads the file passes it again
-            continue
+            written[name] = json.loads(json.dumps(value, default=_numbers))
+        except TypeError:  # a function as mixer, say
+            notices.warning("the argument %s is not kept in the file: whoever loads it passes it again", name)
     return written
+
+
+def _numbers(value: Any) -> Any:
+    """NumPy's and PyTorch's numbers and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    raise TypeError
 
 
 def read_metadata(path: str | Path) -> Metadata | None:

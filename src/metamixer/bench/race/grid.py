@@ -23,7 +23,7 @@ from metamixer.limits import CONFIG_BYTES, Count, Threads, checked, shortened
 from metamixer.printing import say
 from metamixer.schemas import MEASURED, Settings, validated
 from metamixer.tasks.classification import Classification
-from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig
+from metamixer.train.config import NOT_PART_OF_THE_RESULT, TrainConfig, without_gone
 from metamixer.train.interruption import TrainingInterruptedError
 from metamixer.train.loop import train
 from metamixer.train.run import write_json
@@ -117,6 +117,7 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
     earlier = _read(path, Settings)
     if earlier is None:
         return
+    earlier = without_gone(earlier)
     names = [name for name in dict.fromkeys((*earlier, *settings)) if earlier.get(name) != settings.get(name)]
     if names:
         listed = ", ".join(
