@@ -72,15 +72,19 @@ class SmallDisk:
         """Nothing can be written inside the block: the disk, or else every folder on it, is read-only."""
         if self.mounted:
             subprocess.run(["mount", "-o", "remount,ro", str(self.path)], check=True)
-            yield
-            subprocess.run(["mount", "-o", "remount,rw", str(self.path)], check=True)
+            try:
+                yield
+            finally:
+                subprocess.run(["mount", "-o", "remount,rw", str(self.path)], check=True)
             return
         folders = [self.path, *(path for path in self.path.rglob("*") if path.is_dir())]
         for folder in folders:
             folder.chmod(0o500)
-        yield
-        for folder in folders:
-            folder.chmod(0o700)
+        try:
+            yield
+        finally:
+            for folder in folders:
+                folder.chmod(0o700)
 
     def close(self) -> None:
         self.free()

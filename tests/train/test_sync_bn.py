@@ -16,10 +16,13 @@ from metamixer.networks import create_network
 from metamixer.train import distributed
 from metamixer.train.config import TrainConfig
 
-PICTURES = (torch.rand(2, 3, 64, 64),)
 PLAIN = nn.BatchNorm1d | nn.BatchNorm2d
 SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
 HEADS = {"retinanet": {"channels": 16}, "ssdlite": {}, "mask_rcnn": {"channels": 16}, "deeplabv3": {}}
+
+
+def pictures() -> tuple[Tensor, ...]:
+    return (torch.rand(2, 3, 64, 64),)
 
 
 def points() -> tuple[Tensor, ...]:
@@ -28,20 +31,20 @@ def points() -> tuple[Tensor, ...]:
 
 
 CASES: dict[str, Any] = {
-    "metaformer": lambda: (mm.create_model("metaformer_nano", **SMALL), PICTURES),
-    "casvit": lambda: (mm.create_model("casvit_nano"), PICTURES),
-    "affnet": lambda: (mm.create_model("affnet_nano"), PICTURES),
+    "metaformer": lambda: (mm.create_model("metaformer_nano", **SMALL), pictures()),
+    "casvit": lambda: (mm.create_model("casvit_nano"), pictures()),
+    "affnet": lambda: (mm.create_model("affnet_nano"), pictures()),
     # Peers whose norms are an activation too, in several of timm's families
-    "mobilenetv3": lambda: (timm.create_model("mobilenetv3_small_050"), PICTURES),
-    "efficientvit": lambda: (timm.create_model("efficientvit_b0"), PICTURES),
-    "resnet": lambda: (timm.create_model("resnet18"), PICTURES),
+    "mobilenetv3": lambda: (timm.create_model("mobilenetv3_small_050"), pictures()),
+    "efficientvit": lambda: (timm.create_model("efficientvit_b0"), pictures()),
+    "resnet": lambda: (timm.create_model("resnet18"), pictures()),
     "points": lambda: (create_network("ffnet_points_tiny", in_channels=3, num_classes=2), points()),
     "series": lambda: (
         create_network("ffnet_tsf", channels=2, lookback=12, horizon=5, dim=4, kernel_size=5, small_kernel=3),
         (torch.rand(2, 12, 2),),
     ),
     **{
-        head: lambda head=head, args=args: (mm.build(head, "mobilenetv3_small_050", 2, **args), PICTURES)
+        head: lambda head=head, args=args: (mm.build(head, "mobilenetv3_small_050", 2, **args), pictures())
         for head, args in HEADS.items()
     },
 }

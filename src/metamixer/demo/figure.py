@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from metamixer.demo.run import Answer, Demo
 
-# As in page.css.
+# As in templates/demo.css.
 _COLOURS = {"affnet": "#2f6fb3", "casvit": "#c4721b", "ffnet": "#3a8f5c", "dsm": "#7a55b5"}
 _OTHER, _INK, _SOFT, _RIGHT, _TRACK = "#66707a", "#1d2126", "#5d6670", "#1a7f4b", "#eef0f2"
 _ROWS = 4
