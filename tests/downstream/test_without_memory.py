@@ -21,7 +21,7 @@ def test_fake_tensors(make):
         assert all(isinstance(p.grad, FakeTensor) for p in model.parameters())
 
 
-@pytest.mark.promise("clients", "Backbones, mixers and other networks take device and dtype, the meta device among them")
+@pytest.mark.promise("clients", "Backbones, mixers and other networks take device and dtype, the meta device too")
 def test_device_and_dtype_of_a_network(make):
     model = make(device="meta", dtype=torch.bfloat16, drop_path_rate=0.1)
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
