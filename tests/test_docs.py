@@ -95,7 +95,6 @@ def promises_in_tests() -> set[tuple[str, str]]:
     return found
 
 
-@pytest.mark.promise("tests", "the page of promises names those of the tests, and no others")
 def test_the_page_of_promises_is_that_of_the_tests() -> None:
     """Where it is not: ``python benchmarks/reliability.py`` makes it anew."""
     page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
