@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -79,9 +81,12 @@ class Reader(DataLoader[Any]):
 
 
 def leave_signals(worker: int) -> None:
-    """Ignore the signals that ask for an end: a worker ends with whoever reads from it."""
+    """Ignore the signals that ask for an end: a worker ends with whoever reads from it, who may be gone already."""
     for number in _OURS:
         signal.signal(number, signal.SIG_IGN)
+    reader = multiprocessing.parent_process()
+    if reader is not None and not reader.is_alive():  # PyTorch looks from later on, and would not know whom it misses
+        os._exit(1)
 
 
 @contextmanager
