@@ -26,6 +26,7 @@ from metamixer.data.folder_lock import alone_in
 from metamixer.data.source import default_workers
 from metamixer.data.unfinished import temporary_beside
 from metamixer.errors import MetamixerError
+from metamixer.heads.base import BATCH_NORMS
 from metamixer.limits import require_memory_for_pictures
 from metamixer.printing import note
 from metamixer.tasks.sharing import all_or_none, from_all, process
@@ -292,8 +293,7 @@ def batch_sampler(config: TrainConfig, samples: int, share: Share) -> BatchSampl
 
 def require_enough_a_part(task: Task, model: nn.Module, sampler: BatchSampler, config: TrainConfig) -> None:
     """Raise MetamixerError where batch norms would see a single sample at once, which has no variance."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    norms = any(isinstance(module, kinds) and module.training for module in model.train().modules())
+    norms = any(isinstance(module, BATCH_NORMS) and module.training for module in model.train().modules())
     seen = sampler.smallest_part(config.epochs) * (sampler.share.processes if config.sync_bn else 1)
     if norms and seen < task.smallest_part:
         sizes = " at the largest of --sizes" if len(config.sizes) > 1 else ""

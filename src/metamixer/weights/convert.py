@@ -52,9 +52,9 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     half_or_as_it_is = torch.float16 if half else None
     if model is None and metadata is not None and metadata.architecture not in timm.list_models():
         # No backbone, but a detector, say, or a network for super-resolution: as it is.
-        write_weights(_numbers(read_network(source), source), target, metadata, half_or_as_it_is)
+        write_weights(_require_numbers(read_network(source), source), target, metadata, half_or_as_it_is)
         return
-    state = _numbers(read_state(source), source)
+    state = _require_numbers(read_state(source), source)
     name = model or (metadata.architecture if metadata else None) or infer_architecture(state)
     if name is None:
         raise MetamixerError(f"{source} does not tell which network it belongs to; name it with --model")
@@ -72,7 +72,7 @@ def convert(source: Path, target: Path, model: str | None = None, half: bool = F
     save_checkpoint(network, target, classes, preprocessing, half_or_as_it_is)
 
 
-def _numbers(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _require_numbers(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors. Raises MetamixerError where one holds NaN; infinity may be meant, as in a mask."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.isnan().any()):
